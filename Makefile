@@ -1,0 +1,144 @@
+# What a person types. `make help` lists the targets; each sets up what it needs, once.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps# a stamp is newer than what it was made from, so a second run is instant
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+
+# The oldest interpreter that is tested wins: wheels exist for it, and so do the locks.
+PYTHON ?= $(shell for p in python3.11 python3.10 python3.12 python3.13 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
+
+# Exact, hashed versions for this machine, where they were compiled; elsewhere pyproject's ranges.
+TARGET := $(shell $(PYTHON) -c 'import platform, sys; \
+	print(f"{platform.machine()}-py{sys.version_info[0]}{sys.version_info[1]}" if sys.platform == "linux" else "none")')
+EDGE_LOCK := $(wildcard constraints/edge-$(TARGET).txt)
+DEV_LOCK := $(wildcard constraints/dev-$(TARGET).txt)
+TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints/pins.in)
+# On Linux, the default torch brings three gigabytes of CUDA; this index has the CPU builds.
+# Empty it (TORCH_INDEX=) for a machine with a GPU.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+# Debian's Python comes without venv and headers; a Python from elsewhere has its own.
+DEBIAN_PYTHON := $(filter /usr/bin/%,$(shell command -v $(PYTHON)))
+DEBIAN_MIC := g++ libportaudio2 portaudio19-dev libasound2-plugins
+DEBIAN_DEV := $(DEBIAN_MIC) flite festival festvox-us-slt-hts festvox-kallpc16k festvox-kdlpc16k \
+	espeak-ng alsa-utils libsndfile1 cmake
+
+# $(call debian,PACKAGES): installs what is missing when root, else says what to install.
+define debian
+	@if ! command -v dpkg-query >/dev/null; then \
+		echo "Not a Debian system; under whatever names yours has them, needed are: $(1)"; \
+	else \
+		missing=$$(for p in $(1); do \
+			dpkg-query -W -f='$${db:Status-Status}' $$p 2>/dev/null | grep -qx installed || echo $$p; \
+		done | tr '\n' ' '); \
+		if [ -z "$$missing" ]; then :; \
+		elif [ "$$(id -u)" = 0 ]; then \
+			echo "Installing Debian packages: $$missing"; \
+			apt-get update -qq; \
+			DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+		else \
+			echo "Missing: sudo apt-get install $$missing" >&2; exit 1; \
+		fi; \
+	fi
+endef
+
+# The lock brings what torch depends on, hence --no-deps. Where the index is out of reach pip goes on
+# with the usual one, whose build may not start without its CUDA libraries: then those come too.
+define install_torch
+	@$(PIP) install $(if $(TORCH_INDEX),$(if $(DEV_LOCK),--no-deps) --extra-index-url $(TORCH_INDEX)) $(TORCH)
+	@$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install $(TORCH)
+endef
+
+.PHONY: help run listen test check fix bench lock clean
+
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+run: $(STAMPS)/edge ## Transcribe the sample clips live, or AUDIO=any.wav (no torch is installed)
+ifdef AUDIO
+	@$(BIN)/vitconformer transcribe "$(AUDIO)"
+else
+	@$(BIN)/vitconformer transcribe --realtime $(wildcard samples/*.flac)
+endif
+
+listen: $(STAMPS)/mic ## Transcribe the microphone
+	@$(BIN)/vitconformer listen
+
+test: $(STAMPS)/dev ## Set everything up and run the tests; ARGS='-k endpoint' chooses among them
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMPS)/dev ## Lint, formatting, types and import rules
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+fix: $(STAMPS)/dev ## Repair what lint and formatting can repair
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(STAMPS)/dev ## Measure on this machine; results go to benchmarks/results/
+	@$(BIN)/python -m benchmarks
+
+# A device has no compiler, so its locks take wheels only.
+# `torch; never` keeps torch and its CUDA packages out of the lock; `make test` installs it apart.
+COMPILE = $(BIN)/uv pip compile -q --no-header --generate-hashes -c constraints/pins.in $(ARGS)
+lock: | $(BIN)/python ## Compile constraints/, one lock per target; ARGS=--upgrade moves everything to its newest
+	$(PIP) install "$$(grep '^uv==' constraints/pins.in)"
+	$(COMPILE) pyproject.toml --extra edge --only-binary :all: --python-version 3.11 \
+		--python-platform x86_64-manylinux_2_28 -o constraints/edge-x86_64-py311.txt
+	$(COMPILE) pyproject.toml --extra edge --only-binary :all: --python-version 3.10 \
+		--python-platform aarch64-manylinux_2_31 -o constraints/edge-aarch64-py310.txt
+	$(COMPILE) pyproject.toml constraints/torch.in --all-extras --python-version 3.11 \
+		--python-platform x86_64-manylinux_2_28 -c constraints/edge-x86_64-py311.txt \
+		--overrides <(echo 'torch; sys_platform == "never"') -o constraints/dev-x86_64-py311.txt
+
+clean: ## Remove the environment, caches and built files
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+		.import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What the targets above stand on.
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Needs Python 3.10 or newer, and found none" >&2; exit 1; }
+	$(if $(DEBIAN_PYTHON),$(call debian,python3-venv))
+	@$(PYTHON) -m venv $(VENV)
+	@mkdir -p $(STAMPS)
+
+$(STAMPS)/edge: pyproject.toml $(EDGE_LOCK) | $(BIN)/python
+	@echo "Installing the runtime into $(VENV) (about 190 MB, no torch) ..."
+ifneq ($(EDGE_LOCK),)
+	@$(PIP) install --require-hashes -r $(EDGE_LOCK)
+	@$(PIP) install --no-deps -e .
+else
+	@$(PIP) install -c constraints/pins.in -e '.[edge]'
+endif
+	@touch $@
+
+$(STAMPS)/mic: $(STAMPS)/edge
+	$(call debian,$(DEBIAN_MIC) $(if $(DEBIAN_PYTHON),python3-dev))
+	@$(PIP) install -e '.[mic]'
+	@touch $@
+
+$(STAMPS)/dev: pyproject.toml $(DEV_LOCK) constraints/pins.in Makefile | $(BIN)/python
+	$(call debian,$(DEBIAN_DEV) $(if $(DEBIAN_PYTHON),python3-dev))
+	@echo "Installing everything into $(VENV) (about 1.5 GB) ..."
+ifneq ($(DEV_LOCK),)
+	@$(PIP) install --require-hashes -r $(DEV_LOCK)
+endif
+	$(install_torch)
+ifneq ($(DEV_LOCK),)
+	@$(PIP) install --no-deps -e .
+else
+	@$(PIP) install -c constraints/pins.in -e '.[edge,mic,lm,train,dev]'
+endif
+	@touch $(STAMPS)/edge $(STAMPS)/mic $@

@@ -1,0 +1,8 @@
+"""`python -m edge_runtime VERB`: the same as `vitconformer VERB`."""
+
+import sys
+
+from edge_runtime.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""A training run as data: recipes are TOML, read into frozen dataclasses, every field checked.
+
+Shipped recipes live in ``training/recipes``; `load_recipe` takes a shipped name or a path, plus
+``section.field=value`` overrides from the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edge_runtime.errors import ConfigError
+from training.config import EncoderConfig, encoder_config
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+SHIPPED = Path(__file__).parent / "recipes"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSection:
+    size: str = "XS"
+    arm: str = "vit_conformer"
+    dropout: float = 0.1
+    left_context: int = 64  # tokens of attention cache
+    inter_ctc_block: int = 0  # 0: no intermediate head
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DataSection:
+    train: tuple[str, ...] = ()  # feature stores
+    weights: tuple[float, ...] = ()  # how often each is read per epoch; empty: once each
+    dev: tuple[str, ...] = ()
+    tokenizer: str = ""  # directory with tokenizer.model and tokens.txt
+    max_seconds: float = 80.0  # speech per batch and process, padding included
+    max_utterance_s: float = 20.0
+    # CTC sits on a plateau until it has aligned something; short utterances end it soonest.
+    curriculum_start_s: float = 3.0  # longest utterance of the first step …
+    curriculum_steps: int = 1000  # … growing linearly to max_utterance_s by this step
+    workers: int = 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AugmentSection:
+    features: bool = True  # speed, warp, noise, rooms, channels in the log-mel domain
+    start_step: int = 0  # clean before
+    specaugment: bool = True  # strength follows the number of parameters
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkSection:
+    """Dynamic-chunk training: one draw per batch."""
+
+    tokens: tuple[int, ...] = (2, 4, 8, 16, 0)  # 80, 160, 320, 640 ms; 0: the whole utterance
+    weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0, 1.0)
+    left: tuple[int, ...] = (64, 64, 32, 128)  # left context in tokens, drawn evenly
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class OptimSection:
+    lr: float = 2e-3  # peak
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 1e-2
+    clip: float = 2.0  # gradient norm
+    warmup_steps: int = 500
+    steps: int = 10_000  # the cosine reaches `final_lr_ratio` here
+    final_lr_ratio: float = 0.02
+    accumulate: int = 1  # batches per step
+    precision: str = "float32"  # or "bfloat16", where the processor has it
+    ema_decay: float = 0.999
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LossSection:
+    inter_ctc: float = 0.0  # weight of the intermediate head (arXiv:2102.03216)
+    cr_ctc: float = 0.0  # weight of consistency between two views (arXiv:2410.05101); 0: one view
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RunSection:
+    seed: int = 1
+    init: str = ""  # a checkpoint to start from: fine-tuning
+    checkpoint_steps: int = 250
+    keep: int = 5  # newest checkpoints kept for averaging
+    dev_steps: int = 500
+    log_steps: int = 20
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    augment: AugmentSection = AugmentSection()
+    chunks: ChunkSection = ChunkSection()
+    optim: OptimSection = OptimSection()
+    loss: LossSection = LossSection()
+    run: RunSection = RunSection()
+
+    def __post_init__(self) -> None:
+        def check(true: bool, message: str) -> None:
+            if not true:
+                raise ConfigError(message)
+
+        check(
+            len(self.chunks.tokens) == len(self.chunks.weights),
+            "chunks.weights: one weight per entry of chunks.tokens",
+        )
+        check(
+            not self.data.weights or len(self.data.weights) == len(self.data.train),
+            "data.weights: one weight per entry of data.train, or none at all",
+        )
+        check(
+            self.optim.precision in ("float32", "bfloat16"),
+            f"optim.precision: 'float32' or 'bfloat16', not {self.optim.precision!r}",
+        )
+        check(0 < self.optim.warmup_steps < self.optim.steps, "optim.warmup_steps: below optim.steps")
+        check(
+            bool(self.loss.inter_ctc) == bool(self.model.inter_ctc_block),
+            "loss.inter_ctc and model.inter_ctc_block: both or neither",
+        )
+
+    def encoder(self, vocab_size: int) -> EncoderConfig:
+        try:
+            return encoder_config(
+                self.model.size,
+                self.model.arm,
+                vocab_size=vocab_size,
+                dropout=self.model.dropout,
+                left_context=self.model.left_context,
+                inter_ctc_block=self.model.inter_ctc_block or None,
+            )
+        except ValueError as error:
+            raise ConfigError(f"model: {error}") from error
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A shipped recipe or a TOML file, with ``section.field=value`` overrides (TOML values).
+
+    Raises:
+        ConfigError: no such recipe, not TOML, an unknown field, or a value of the wrong type.
+    """
+    path = Path(name) if name.endswith(".toml") else SHIPPED / f"{name}.toml"
+    try:
+        fields = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.toml")))
+        raise ConfigError(f"{path}: cannot read this recipe; shipped are {shipped}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        section, dot, field = key.strip().partition(".")
+        if not (equals and dot):
+            raise ConfigError(f"--set {override}: expected section.field=value")
+        fields.setdefault(section, {})[field] = _toml_value(value.strip())
+    return _build(Recipe, fields, str(path))
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text  # a bare word is a string: --set model.arm=cnn
+
+
+def _build(cls: type[Any], fields: Mapping[str, Any], where: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for name, value in fields.items():
+        if name not in hints:
+            raise ConfigError(f"{where}: unknown field {name!r}; known: {', '.join(hints)}")
+        values[name] = _coerce(hints[name], value, f"{where}: {name}")
+    return cls(**values)
+
+
+def _coerce(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: a table, not {value!r}")
+        return _build(hint, value, where)
+    if isinstance(hint, types.GenericAlias):  # tuple[x, ...] or tuple[x, x]
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where}: a list, not {value!r}")
+        return tuple(_coerce(hint.__args__[0], item, where) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ConfigError(f"{where}: {hint.__name__}, not {value!r}")
+    return value

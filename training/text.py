@@ -1,0 +1,340 @@
+"""Books to utterances: plain Project Gutenberg text in, lines to read aloud out.
+
+The transcript is exactly what is read.  Everything a reader would have to interpret (numbers, years,
+money, abbreviations, accents) is written out in words *first*, and the synthesiser is then given those
+words and no others; only the pauses (commas) and the sentence's end survive next to them.  A sentence
+holding anything that cannot be written out with certainty is dropped, not guessed.
+
+Order of work::
+
+    book -> paragraphs      header, licence, headings, verse, tables, footnotes, page furniture out
+         -> sentences       abbreviations expanded before the split, so that "Mr." ends nothing
+         -> clauses         runs of words between pauses
+         -> utterances      1..22 words; a sentence's pieces never overlap
+
+Transcripts use the alphabet ``a``-``z``, apostrophe *inside* a word, and space.  A leading or trailing
+apostrophe ("'tis", "goin'") is not heard and is not written; a hyphen is a space.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Split = Literal["train", "dev", "test"]
+
+MAX_WORDS = 22  # about 9 s at 2.5 words a second: streaming models see every position early
+SHORT_WORDS = 5  # CTC finds its alignment on short utterances first
+SHORT_SENTENCES = 0.03  # this share of the sentences is chopped into pieces of 1..SHORT_WORDS words
+
+_TRANSCRIPT = re.compile(r"[a-z]+(?:'[a-z]+)*(?: [a-z]+(?:'[a-z]+)*)*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Utterance:
+    """A line to read: `text` is the transcript, `spoken` the same words with commas and an end."""
+
+    text: str
+    spoken: str
+
+
+def is_transcript(text: str) -> bool:
+    """Whether `text` is words of a-z and inner apostrophes, separated by single spaces."""
+    return _TRANSCRIPT.fullmatch(text) is not None
+
+
+def _unit_interval(*key: object) -> float:
+    """A number in [0, 1) that depends on `key` only: the same on every machine, for ever."""
+    digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
+    return int.from_bytes(digest[:7], "big") / 2**56
+
+
+def split_of(text: str, seed: int = 0) -> Split:
+    """The split a transcript belongs to (96 / 2 / 2), whatever the voice or the book it came from."""
+    place = _unit_interval("split", seed, text)
+    return "train" if place < 0.96 else "dev" if place < 0.98 else "test"
+
+
+# --- numbers ---------------------------------------------------------------------------------------
+
+_ONES = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+    "sixteen seventeen eighteen nineteen"
+).split()
+_TENS = "_ _ twenty thirty forty fifty sixty seventy eighty ninety".split()
+_SCALES = ((10**9, "billion"), (10**6, "million"), (10**3, "thousand"), (100, "hundred"))
+_ORDINALS = {
+    "one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth",
+    "nine": "ninth", "twelve": "twelfth",
+}  # fmt: skip
+
+
+def cardinal(n: int) -> str:
+    """1215 -> "one thousand two hundred fifteen".  0 <= n < 10**12."""
+    if not 0 <= n < 10**12:
+        raise ValueError(f"no words for the number {n}")
+    if n < 20:
+        return _ONES[n]
+    if n < 100:
+        return _TENS[n // 10] + (f" {_ONES[n % 10]}" if n % 10 else "")
+    scale, name = next(s for s in _SCALES if n >= s[0])
+    return f"{cardinal(n // scale)} {name}" + (f" {cardinal(n % scale)}" if n % scale else "")
+
+
+def ordinal(n: int) -> str:
+    """21 -> "twenty first"."""
+    head, _, last = cardinal(n).rpartition(" ")
+    last = _ORDINALS.get(last) or (last[:-1] + "ieth" if last.endswith("y") else last + "th")
+    return f"{head} {last}".strip()
+
+
+def year(n: int) -> str:
+    """1847 -> "eighteen forty seven", 1900 -> "nineteen hundred", 2003 -> "two thousand three"."""
+    high, low = divmod(n, 100)
+    if high % 10 == 0:
+        return cardinal(n)
+    if low == 0:
+        return f"{cardinal(high)} hundred"
+    return f"{cardinal(high)} {'oh ' if low < 10 else ''}{cardinal(low)}"
+
+
+def _plural(words: str) -> str:
+    return words[:-1] + "ies" if words.endswith("y") else words + ("es" if words[-1] in "sx" else "s")
+
+
+def _number(digits: str) -> str:
+    """Digits as read: grouped by commas it is a count, four digits from 1100 to 2099 are a year."""
+    n = int(digits.replace(",", ""))
+    return year(n) if "," not in digits and len(digits) == 4 and 1100 <= n < 2100 else cardinal(n)
+
+
+def _money(match: re.Match[str]) -> str:
+    sign, digits, cents, scale = match.groups()
+    unit, small = ("dollar", "cent") if sign == "$" else ("pound", "penny")
+    n = int(digits.replace(",", ""))
+    if scale:
+        decimals = f" point {' '.join(_ONES[int(d)] for d in cents)}" if cents else ""
+        return f"{cardinal(n)}{decimals} {scale} {unit}s"
+    words = [f"{cardinal(n)} {unit}{'' if n == 1 else 's'}"] if n or not cents else []
+    if cents and int(cents):
+        plural = "pence" if small == "penny" else "cents"
+        words.append(f"{cardinal(int(cents))} {small if int(cents) == 1 else plural}")
+    return " and ".join(words)
+
+
+_COUNT = r"\d{1,3}(?:,\d{3})+|\d+"
+_FIGURES: tuple[tuple[re.Pattern[str], object], ...] = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (rf"([$£])\s?({_COUNT})(?:\.(\d+))?(?: (million|billion|thousand))?(?!\d)", _money),
+        (r"\b(1[1-9]|20)(\d)0'?s\b", lambda m: _plural(year(int(m[1] + m[2] + "0")))),
+        (r"\b(\d+)(?:st|nd|rd|th|d)\b", lambda m: ordinal(int(m[1]))),
+        (
+            r"\b([12]?\d):([0-5]\d)\b",
+            lambda m: f"{cardinal(int(m[1]))} "
+            + ("o'clock" if m[2] == "00" else ("oh " if m[2] < "10" else "") + cardinal(int(m[2]))),
+        ),
+        (
+            r"\b(January|February|March|April|May|June|July|August|September|October|November"
+            r"|December) ([1-3]?\d)\b(?!,?\d)",
+            lambda m: f"{m[1]} {ordinal(int(m[2]))}",
+        ),
+        (r"\b1/2\b", "one half"),
+        (r"\b1/4\b", "one quarter"),
+        (rf"({_COUNT})\.(\d+)\b", lambda m: f"{_number(m[1])} point " + " ".join(_ONES[int(d)] for d in m[2])),
+        (rf"({_COUNT})\s?%", lambda m: f"{_number(m[1])} percent"),
+        (rf"(?<![\d.,/])({_COUNT})(?![\d/])", lambda m: _number(m[1])),
+    )
+)  # fmt: skip
+
+
+# --- abbreviations ---------------------------------------------------------------------------------
+
+_BEFORE_A_NAME = {
+    "Mr": "mister", "Mrs": "missus", "Dr": "doctor", "St": "saint", "Ste": "sainte", "Messrs": "messieurs",
+    "Mme": "madame", "Mlle": "mademoiselle", "Capt": "captain", "Col": "colonel", "Gen": "general",
+    "Lieut": "lieutenant", "Lt": "lieutenant", "Sergt": "sergeant", "Prof": "professor", "Rev": "reverend",
+    "Hon": "honorable", "Gov": "governor", "Sen": "senator", "Mt": "mount", "Ft": "fort", "Ms": "miz",
+}  # fmt: skip
+_ANYWHERE = {
+    "&c": "et cetera", "etc": "et cetera", "viz": "namely", "i.e": "that is", "e.g": "for example",
+    "vs": "versus", "Jr": "junior", "Sr": "senior", "Esq": "esquire", "Co": "company", "Bros": "brothers",
+    "Vol": "volume", "vol": "volume", "Ave": "avenue", "Jan": "January", "Feb": "February",
+    "Aug": "August", "Sept": "September", "Oct": "October", "Nov": "November", "Dec": "December",
+    "A.M": "a m", "P.M": "p m", "a.m": "a m", "p.m": "p m", "A. M": "a m", "P. M": "p m",
+    "B.C": "b c", "A.D": "a d", "Mass": "Massachusetts", "Va": "Virginia", "Pa": "Pennsylvania",
+}  # fmt: skip
+_NAME_NEXT = re.compile(rf"\b({'|'.join(_BEFORE_A_NAME)})(?:\.|(?=\s+[A-Z]))\s*(?=[A-Z])")
+_ABBREVIATION = re.compile(
+    rf"(?<![A-Za-z.])({'|'.join(map(re.escape, sorted(_ANYWHERE, key=len, reverse=True)))})\."
+)
+_ROMAN = re.compile(r"(?<=[a-z]\s)(?=[IVX]{2,5}\b)X{0,2}(?:IX|IV|V?I{0,3})\b(?!')")
+_ROMAN_VALUE = {"I": 1, "V": 5, "X": 10}
+
+
+def _roman_ordinal(match: re.Match[str]) -> str:
+    """ "Charles II" -> "Charles the second".  A lone I is the pronoun, so it is never a numeral."""
+    values = [_ROMAN_VALUE[letter] for letter in match[0]]
+    later = [*values[1:], 0]
+    return "the " + ordinal(sum(-v if v < w else v for v, w in zip(values, later, strict=True)))
+
+
+def expand(text: str) -> str:
+    """Write out abbreviations and figures.  Case and punctuation stay, for the sentence splitter."""
+    text = text.replace("&c.", "et cetera.").replace(" & ", " and ")
+    text = re.sub(r"\bNo\. ?(?=\d)", "number ", text)
+    text = _NAME_NEXT.sub(lambda m: f"{_BEFORE_A_NAME[m[1]]} ", text)
+    text = re.sub(r"(?<=[a-z] )St\.", "street", text)
+    # "Smith & Co. The" ends a sentence, "at 5 p.m. on" does not: an upper-case letter decides
+    text = _ABBREVIATION.sub(
+        lambda m: _ANYWHERE[m[1]] + ("." if re.match(r"[\"']?(\s+[\"']?[A-Z]|\s*$)", m.string[m.end() :]) else ""),
+        text,
+    )  # fmt: skip
+    text = re.sub(r"\b([A-Z])\.(?=\s?[A-Z][.\w])", r"\1 ", text)  # initials: "J. R. Smith"
+    text = _ROMAN.sub(_roman_ordinal, text)
+    for pattern, replacement in _FIGURES:
+        text = pattern.sub(replacement, text)  # type: ignore[arg-type]
+    return text
+
+
+# --- words -----------------------------------------------------------------------------------------
+
+_PAUSE = re.compile(r"\s*(?:--+|[,;:()\[\]—–]|\.{3,}|…|[.!?](?=.))[\s,;:—–-]*")
+_FOLD = str.maketrans({"æ": "ae", "œ": "oe", "Æ": "Ae", "Œ": "Oe", "ß": "ss", "’": "'", "‘": "'", "`": "'"})
+# Not a word of English anyone would pronounce as spelt: "hrrmph", "xiv", "pgdp".
+_VOWELLESS = re.compile(r"\b(?!(?:hm+|mm+|sh+|pst|nth)\b)[b-df-hj-np-tv-xz]{2,}\b")
+_STUTTER = re.compile(r"(.)\1\1")
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words of expanded text, accents folded, hyphens as spaces; [] if any is unreadable."""
+    text = unicodedata.normalize("NFKD", text.translate(_FOLD))
+    text = "".join(c for c in text if not unicodedata.combining(c)).lower()
+    text = re.sub(r"[-‐-‒/]", " ", text)
+    text = re.sub(r"[\"“”«»_=*.,;:!?()\[\]{}~]", " ", text)
+    found = [w for w in (token.strip("'") for token in text.split()) if w]
+    line = " ".join(found)
+    if not is_transcript(line) or _VOWELLESS.search(line) or _STUTTER.search(line):
+        return []
+    return found
+
+
+def normalise(text: str) -> str:
+    """Any English text as a transcript, or "" if some of it cannot be written in words.
+
+    >>> normalise("Mr. Smith paid $5 on May 3d, 1847.")
+    'mister smith paid five dollars on may third eighteen forty seven'
+    """
+    return " ".join(words(expand(text)))
+
+
+# --- books -----------------------------------------------------------------------------------------
+
+_FURNITURE = re.compile(
+    r"gutenberg|pgdp|transcrib|produced by|e-text|etext|copyright|all rights reserved|https?:|www\.|@|"
+    r"^\W*(?:chapter|contents|illustrat|footnote|note:|page|part|book|vol|epoch|finis|the end)\b",
+    re.IGNORECASE,
+)
+_BRACKETED = re.compile(r"\[[^\[\]]*\]|\{[^{}]*\}")
+
+
+def paragraphs(book: str) -> Iterator[str]:
+    """The running prose of a Gutenberg text, one line a paragraph; all furniture is left out."""
+    book = book.replace("\r\n", "\n").replace("\ufeff", "")
+    if start := re.search(r"^\*\*\* ?START OF.*$", book, re.MULTILINE):
+        book = book[start.end() :]
+    if end := re.search(r"^(?:\*\*\* ?END OF|End of (?:the |this )?Project Gutenberg).*", book, re.M | re.I):
+        book = book[: end.start()]
+    book = _BRACKETED.sub("", book)  # illustrations, footnotes, stage directions: may span paragraphs
+    for block in re.split(r"\n\s*\n", book):
+        lines = [line for line in block.splitlines() if line.strip()]
+        if not lines or _FURNITURE.search(block):
+            continue
+        # Set-off verse, tables, title pages: lines that begin far in or hold columns.
+        if sum(line.startswith("   ") or "   " in line.strip() for line in lines) > len(lines) / 2:
+            continue
+        # A hyphen at a line's end belongs to a compound ("after-\nlecture"): no break is hyphenated.
+        text = re.sub(r"(?<=\w-) (?=\w)", "", " ".join(line.strip() for line in lines))
+        text = re.sub(r"\s+", " ", re.sub(r"[_=*#^~|]", "", text)).strip()
+        letters = [c for c in text if c.isalpha()]
+        if not letters or sum(c.isupper() for c in letters) > 0.3 * len(letters):
+            continue  # headings
+        if not re.search(r"[.!?:;,\-][\"'”’)]*$", text):
+            continue  # captions, table rows: prose ends in punctuation
+        yield text
+
+
+def sentences(paragraph: str) -> Iterator[str]:
+    """Sentences of a paragraph, already expanded."""
+    text = expand(paragraph)
+    yield from filter(None, re.split(r"(?<=[.!?])[\"'”’)]*\s+(?=[\"'“‘(]*[A-Z])", text))
+
+
+def _clauses(sentence: str) -> list[list[str]] | None:
+    """Runs of words between pauses; None if any word is unreadable."""
+    found = []
+    for part in _PAUSE.split(sentence):
+        if re.search(r"\w", part):
+            run = words(part)
+            if not run:
+                return None
+            found.append(run)
+    return found
+
+
+_BREAK_BEFORE = frozenset(
+    "and but or which that who when where while because if for with from as than until after before "
+    "to in of by on at".split()
+)
+
+
+def _cut(run: list[str], limit: int) -> Iterator[list[str]]:
+    """A run longer than `limit`, cut near its middle before a word that can begin a phrase."""
+    if len(run) <= limit:
+        yield run
+        return
+    middle = len(run) / 2
+    places = [i for i in range(1, len(run)) if run[i] in _BREAK_BEFORE] or range(1, len(run))
+    at = min(places, key=lambda i: abs(i - middle))
+    yield from _cut(run[:at], limit)
+    yield from _cut(run[at:], limit)
+
+
+def utterances_of(sentence: str) -> Iterator[Utterance]:
+    """Cut an expanded sentence into utterances of 1..22 words; yields nothing if it is unreadable."""
+    clauses = _clauses(sentence)
+    if not clauses:
+        return
+    key = " ".join(w for run in clauses for w in run)
+    place = _unit_interval("length", key)
+    if place < SHORT_SENTENCES:
+        limit = 1 + int(place / SHORT_SENTENCES * SHORT_WORDS)
+    else:  # a spread of lengths, so that no position in an utterance is special
+        limit = 10 + int(_unit_interval("limit", key) * (MAX_WORDS - 9))
+    end = re.search(r"[.!?](?=[\"'”’)]*$)", sentence)
+    pieces: list[list[list[str]]] = [[]]
+    for run in (piece for clause in clauses for piece in _cut(clause, limit)):
+        if pieces[-1] and sum(map(len, pieces[-1])) + len(run) > limit:
+            pieces.append([])
+        pieces[-1].append(run)
+    for i, piece in enumerate(pieces):
+        mark = end[0] if end and i == len(pieces) - 1 else "."
+        yield Utterance(
+            text=" ".join(w for run in piece for w in run),
+            spoken=", ".join(" ".join(run) for run in piece) + mark,
+        )
+
+
+def utterances(books: Iterable[str]) -> list[Utterance]:
+    """Every utterance of the books, each transcript once, in reading order."""
+    seen: dict[str, Utterance] = {}
+    for book in books:
+        for paragraph in paragraphs(book):
+            for sentence in sentences(paragraph):
+                for utterance in utterances_of(sentence):
+                    seen.setdefault(utterance.text, utterance)
+    return list(seen.values())
