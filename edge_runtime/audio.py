@@ -85,17 +85,15 @@ class RawFormat:
     def decode(self, data: bytes) -> NDArray[np.float32]:
         """Whole interleaved frames -> f32 [n, channels] in [-1, 1]."""
         dtype, width, offset, scale = _FORMATS[self.encoding]
+        samples: NDArray[Any]
         if dtype:
             samples = np.frombuffer(data, dtype)
         else:  # 24 bits: the high three bytes of 32, so that the sign comes for free
             wide = np.zeros((len(data) // width, 4), np.uint8)
             wide[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, width)
             samples = wide.view("<i4")[:, 0] >> 8
-        values = samples.astype(np.float64 if width == 8 else np.float32)
-        return cast(
-            NDArray[np.float32],
-            ((values - offset) / scale).astype(np.float32).reshape(-1, self.channels),
-        )
+        values = (samples.astype(np.float32) - np.float32(offset)) / np.float32(scale)
+        return cast(NDArray[np.float32], values.reshape(-1, self.channels))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -158,8 +156,8 @@ class AudioSource:
 def open_audio(path: str | Path, *, raw: RawFormat | None = None) -> AudioSource:
     """Opens a file, a pipe, or `-` for standard input.
 
-    A pipe is a WAV stream if it starts like one, else raw samples as `raw` says (default 16 kHz mono
-    s16le).  With `raw` given, the header is not looked for.  Raises AudioError.
+    A pipe is a WAV stream if it starts like one, else raw samples as `raw` says (default: 16 kHz
+    mono s16le).  With `raw` given, the header is not looked for.  Raises AudioError.
     """
     if str(path) == "-":
         if sys.stdin is None or sys.stdin.isatty():
@@ -175,7 +173,12 @@ def open_audio(path: str | Path, *, raw: RawFormat | None = None) -> AudioSource
         os.close(fd)
         raise AudioError(f"{name}: is a directory; name the audio files in it")
     if not stat.S_ISREG(info.st_mode):
-        return _open_pipe(name, os.fdopen(fd, "rb"), raw)
+        pipe = os.fdopen(fd, "rb")
+        try:
+            return _open_pipe(name, pipe, raw)
+        except BaseException:
+            pipe.close()
+            raise
     try:
         if info.st_size == 0:
             raise AudioError(f"{name}: empty file (0 bytes); record or download it again")
@@ -282,7 +285,9 @@ def _wav_header(name: str, pipe: BinaryIO) -> tuple[RawFormat, int | None]:
             code, channels = (int.from_bytes(body[i : i + 2], "little") for i in (0, 2))
             rate = int.from_bytes(body[4:8], "little")
             bits = int.from_bytes(body[14:16], "little")
-            if code == 0xFFFE and len(body) >= 26:  # WAVE_FORMAT_EXTENSIBLE: the code is in the GUID
+            if (
+                code == 0xFFFE and len(body) >= 26
+            ):  # WAVE_FORMAT_EXTENSIBLE: the code is in the GUID
                 code = int.from_bytes(body[24:26], "little")
             kinds = {(1, 8): "u8", (1, 16): "s16le", (1, 24): "s24le", (1, 32): "s32le"}
             kinds |= {(3, 32): "f32le", (3, 64): "f64le"}
@@ -292,9 +297,7 @@ def _wav_header(name: str, pipe: BinaryIO) -> tuple[RawFormat, int | None]:
                     "convert it to 16-bit PCM"
                 )
             try:
-                layout = RawFormat(
-                    encoding=kinds[code, bits], sample_rate=rate, channels=channels
-                )
+                layout = RawFormat(encoding=kinds[code, bits], sample_rate=rate, channels=channels)
             except ValueError as error:
                 raise AudioError(f"{name}: corrupt WAV header: {error}") from error
     raise AudioError(f"{name}: corrupt WAV header: no samples found after it; write it again")
@@ -308,9 +311,7 @@ def _read(name: str, pipe: BinaryIO, count: int) -> bytes:
         raise AudioError(f"{name}: {_os_problem(error)}") from error
 
 
-def _regroup(
-    chunks: Iterator[NDArray[np.float32]], size: int
-) -> Iterator[NDArray[np.float32]]:
+def _regroup(chunks: Iterator[NDArray[np.float32]], size: int) -> Iterator[NDArray[np.float32]]:
     """The same samples in blocks of `size`; a shorter last one, and none that is empty."""
     held = np.zeros(0, np.float32)
     for chunk in chunks:

@@ -140,15 +140,15 @@ def write_bundle(path: Path | str, manifest: Manifest, files: Mapping[str, Path 
 def _swap(fresh: Path, target: Path) -> None:
     """Puts directory `fresh` at `target`. A directory cannot replace a full one in one rename."""
     if not target.exists():
-        os.rename(fresh, target)
+        fresh.rename(target)
         _sync_directory(target.parent)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
-    os.rename(target, old / target.name)
+    target.rename(old / target.name)
     try:
-        os.rename(fresh, target)
+        fresh.rename(target)
     except OSError:
-        os.rename(old / target.name, target)
+        (old / target.name).rename(target)
         raise
     finally:
         _sync_directory(target.parent)

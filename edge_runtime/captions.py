@@ -8,7 +8,7 @@ limits).  It breaks where the speaker paused; where a run of speech without a pa
 breaks at the widest gap of the second half of what fits.  Cues never overlap, and stay readable for
 a second where the next one leaves room.
 
-A generator throughout: the captions of a live stream are written while it runs, one cue late.
+The captions of a live stream are written while it runs, one cue late: see CueSheet.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ VTT_HEADER = "WEBVTT\n\n"
 class CaptionConfig:
     """What a cue may look like.
 
-    42 characters, two lines and seven seconds: Netflix Timed Text Style Guide, General Requirements.
+    42 characters, two lines, seven seconds: Netflix Timed Text Style Guide, General Requirements.
     """
 
     line_chars: int = 42
@@ -44,40 +44,61 @@ class Cue:
     lines: tuple[str, ...]
 
 
-def cues(finals: Iterable[Final], config: CaptionConfig | None = None) -> Iterator[Cue]:
-    """Cues of a stream's finals, in order, without overlaps, on whole milliseconds."""
-    config = config or CaptionConfig()
-    held: Cue | None = None
-    for cue in _raw_cues(finals, config):
-        if held is None:
-            held = replace(cue, start=max(0.0, cue.start))
-            continue
-        # Words may touch or, by rounding, overlap: the later cue gives way.
-        start = _ms(max(cue.start, held.start + 0.001))
-        readable = max(held.end, held.start + config.readable_s)
-        yield replace(held, end=_ms(max(min(readable, start), held.start + 0.001)))
-        held = replace(cue, start=start)
-    if held is not None:
-        yield replace(held, end=_ms(max(held.end, held.start + config.readable_s)))
+class CueSheet:
+    """Turns finals into cues as they come: in order, without overlaps, on whole milliseconds."""
+
+    def __init__(self, config: CaptionConfig | None = None) -> None:
+        self._config = config or CaptionConfig()
+        self._held: Cue | None = None  # its end depends on where the next one starts
+
+    def add(self, final: Final) -> list[Cue]:
+        """Cues that are settled by another final of the same stream."""
+        settled = []
+        for cue in _raw_cues(final, self._config):
+            if self._held is None:
+                self._held = replace(cue, start=max(0.0, cue.start))
+                continue
+            # Words may touch or, by rounding, overlap: the later cue gives way.
+            start = _ms(max(cue.start, self._held.start + 0.001))
+            settled.append(self._settle(self._held, start))
+            self._held = replace(cue, start=start)
+        return settled
+
+    def finish(self) -> list[Cue]:
+        """The last cue, if there was any."""
+        settled = [] if self._held is None else [self._settle(self._held, float("inf"))]
+        self._held = None
+        return settled
+
+    def _settle(self, cue: Cue, limit: float) -> Cue:
+        """The cue, readable if there is room before `limit`, which is after its start."""
+        end = min(max(cue.end, cue.start + self._config.readable_s), limit)
+        return replace(cue, end=_ms(end))
+
+
+def cues(finals: Iterable[Final], config: CaptionConfig | None = None) -> list[Cue]:
+    """All cues of a stream's finals."""
+    sheet = CueSheet(config)
+    settled = [cue for final in finals for cue in sheet.add(final)]
+    return settled + sheet.finish()
 
 
 def _ms(seconds: float) -> float:
     return round(seconds * 1000) / 1000
 
 
-def _raw_cues(finals: Iterable[Final], config: CaptionConfig) -> Iterator[Cue]:
-    for final in finals:
-        words = [part for word in final.words for part in _parts(word, config)]
-        while words:
-            count = _cut(words, config)
-            chosen, words = words[:count], words[count:]
-            start = _ms(chosen[0].start)
-            end = min(max(word.end for word in chosen), chosen[0].start + config.cue_s)
-            yield Cue(start, _ms(end), _wrap([word.word for word in chosen], config))
+def _raw_cues(final: Final, config: CaptionConfig) -> Iterator[Cue]:
+    words = [part for word in final.words for part in _parts(word, config)]
+    while words:
+        count = _cut(words, config)
+        chosen, words = words[:count], words[count:]
+        start = _ms(chosen[0].start)
+        end = min(max(word.end for word in chosen), start + config.cue_s)
+        yield Cue(start, _ms(end), _wrap([word.word for word in chosen], config))
 
 
 def _parts(word: Word, config: CaptionConfig) -> list[Word]:
-    """The word without white space; in parts, each with its share of the time, if it fills a line."""
+    """The word; in parts, each with its share of the time, if it is longer than a line."""
     text = "".join(word.word.split())
     step = config.line_chars
     count = -(-len(text) // step)

@@ -57,7 +57,9 @@ class Verb:
 
     name: str
     module: str
-    missing: str = ""  # what must be installed before it can be imported, e.g. "vitconformer[train]"
+    missing: str = (
+        ""  # what must be installed before it can be imported, e.g. "vitconformer[train]"
+    )
 
     def load(self) -> Command:
         return cast(Command, importlib.import_module(self.module))
@@ -101,16 +103,16 @@ _OURS = {"edge_runtime", "training", "calibration", "jetson", "autotrain_cloud"}
 
 def complain(problem: object) -> None:
     """One line on stderr."""
-    print(f"{PROG}: error: {' '.join(str(problem).split())}", file=sys.stderr)
+    sys.stderr.write(f"{PROG}: error: {' '.join(str(problem).split())}\n")
 
 
 def _dispatch(argv: list[str]) -> int:
     name = argv[0] if argv else "--help"
     if name in ("-h", "--help", "help"):
-        print(overview(), end="")
+        sys.stdout.write(overview())
         return OK if argv else USAGE
     if name in ("-V", "--version"):
-        print(f"{PROG} {__version__}")
+        sys.stdout.write(f"{PROG} {__version__}\n")
         return OK
     verb = Verb(name, BUILTINS[name]) if name in BUILTINS else verbs().get(name)
     if verb is None:
@@ -171,8 +173,8 @@ def verbs() -> dict[str, Verb]:
 def is_installed(dist: Any, extra: str) -> bool:
     """Whether every requirement of a distribution's extra is there, by metadata alone.
 
-    Versions are pip's concern, and requirements with further conditions (`python_version < ...`) are
-    taken as met, because only `packaging` could evaluate them.
+    Versions are pip's concern, and requirements with further conditions (`python_version < ...`)
+    are taken as met, because only `packaging` could evaluate them.
     """
     for requirement in dist.requires or ():
         spec, _, marker = requirement.partition(";")

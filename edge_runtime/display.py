@@ -4,10 +4,10 @@
     display.show(event)                     # Partial or Final
     display.close()
 
-On a terminal the words still in flux are one dim line, rewritten in place; a final becomes permanent
-lines with its time, and the words the model doubts are marked.  On a pipe each final is one line of
-text.  JSON is one object per line for every event.  All of them flush at once: whoever reads along
-must not wait for a buffer.
+On a terminal the words still in flux are one dim line, rewritten in place; a final becomes
+permanent lines with its time, and the words the model doubts are marked.  On a pipe each final is
+one line of text.  JSON is one object per line for every event.  All of them flush at once: whoever
+reads along must not wait for a buffer.
 
 The one line in flux never wraps: it keeps its end and cuts its start, because a terminal cannot
 rewrite a line that has wrapped.  Widths count terminal columns, so East Asian text fits too.
@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Protocol, TextIO
@@ -36,6 +37,16 @@ class Display(Protocol):
 
     def close(self) -> None:
         """Leaves the output tidy; more events may follow."""
+
+
+class NoDisplay:
+    """Shows nothing: standard output is needed for something else."""
+
+    def show(self, event: Partial | Final) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 class PlainDisplay:
@@ -141,6 +152,42 @@ class TerminalDisplay:
     def _write(self, text: str) -> None:
         self._out.write(text)
         self._out.flush()
+
+
+class Progress:
+    """One line about a recording being worked on, once that takes longer than two seconds.
+
+    Args:
+        out: where it is rewritten in place.
+        name: of the recording.
+        duration_s: of the recording; None shows nothing.
+    """
+
+    def __init__(self, out: TextIO, name: str, duration_s: float | None) -> None:
+        self._out = out
+        self._name = name
+        self._duration_s = duration_s
+        self._begin = self._last = time.monotonic()
+        self._visible = False
+
+    def update(self, done_s: float) -> None:
+        """`done_s` seconds of the recording are done."""
+        now = time.monotonic()
+        if not self._duration_s or now - self._begin < 2 or now - self._last < 0.2:
+            return
+        self._last = now
+        share, speed = done_s / self._duration_s, done_s / (now - self._begin)
+        text = f"{self._name}  {min(share, 1):4.0%}  {speed:.0f}x real time"
+        self._out.write(_CLEAR + tail(text, shutil.get_terminal_size().columns - 1))
+        self._out.flush()
+        self._visible = True
+
+    def clear(self) -> None:
+        """Erases the line, so that something else can be written."""
+        if self._visible:
+            self._out.write(_CLEAR)
+            self._out.flush()
+            self._visible = False
 
 
 def open_display(out: TextIO) -> Display:

@@ -1,7 +1,7 @@
 """One streaming CTC model, stepped window by window.
 
     engine = Engine.from_bundle(bundle)             # or Engine.open("encoder.onnx")
-    session = engine.session(chunk_ms=320)
+    session = engine.session(chunk_frames=32)
     session.push(frames)                            # f32 [n, 80], any n
     for out in session.step():                      # [] until a window is complete
         out.logprobs                                # f32 [T', V], valid until the next step
@@ -9,14 +9,14 @@
     session.step()                                  # the tail: zero-padded, outputs trimmed
     session.reset()                                 # a fresh stream
 
-Window k covers feature frames [k * shift, k * shift + size) of its stream. Graphs of ours have size
-== shift and lose nothing at the start. NeMo's windows overlap by nine frames, which the first window
-takes from the stream itself, so the first 90 ms are only context; `pad_start` puts that many zero
-frames in front instead.
+Window k covers feature frames [k * shift, k * shift + size) of its stream. Graphs of ours have
+size == shift and lose nothing at the start. NeMo's windows overlap by nine frames, which the first
+window takes from the stream itself, so the first 90 ms are only context; `pad_start` puts that many
+zero frames in front instead.
 
-A session steps a batch of independent streams, its rows. A row without a complete window when others
-have one takes part in the run like all rows, and afterwards gets its old state back. No row is ever
-influenced by what the others contain.
+A session steps a batch of independent streams, its rows. A row without a complete window when
+others have one takes part in the run like all rows, and afterwards gets its old state back. No row
+is ever influenced by what the others contain.
 """
 
 from __future__ import annotations
@@ -109,21 +109,22 @@ class Engine:
             if window.chunk_ms == chunk_ms:
                 return window
         choices = ", ".join(str(window.chunk_ms) for window in self.spec.windows)
-        raise ConfigError(f"this model has no chunk size of {chunk_ms} ms (choose from: {choices})")
+        raise ConfigError(f"this model has no chunk of {chunk_ms} ms (choose from: {choices})")
 
     def session(
-        self, batch: int = 1, *, chunk_ms: int | None = None, pad_start: bool = False
+        self, batch: int = 1, *, chunk_frames: int | None = None, pad_start: bool = False
     ) -> Session:
-        """State and buffers for `batch` streams. The first session of a shape runs once on silence.
+        """State and buffers for `batch` streams. The first session of a shape tries it on silence.
 
-        Raises ConfigError for a chunk size or batch the model does not have, BundleError if the
-        graph breaks the contract when it is run.
+        `chunk_frames` is the shift of one of `spec.windows`, by default `spec.default_window`'s.
+        Raises ConfigError for a chunk or batch the model does not have, BundleError if the graph
+        breaks the contract when it is run.
         """
         if not 1 <= batch <= MAX_BATCH:
             raise ConfigError(f"the batch must be 1 to {MAX_BATCH}, not {batch}")
         if self.spec.batch not in (None, batch):
             raise ConfigError(f"this model runs batches of {self.spec.batch}, not {batch}")
-        window = self.window(chunk_ms)
+        window = self.window(None if chunk_frames is None else chunk_frames * FRAME_MS)
         binding = self._backend.bind(self.spec.input_shapes(batch, window))
         if (batch, window) not in self._proven:
             self._prove(binding, batch)
@@ -157,8 +158,8 @@ class Engine:
 
         def tensors(specs: Sequence[Any]) -> list[dict[str, Any]]:
             return [
-                {"name": s.name, "dtype": s.dtype, "shape": None if s.shape is None else [*s.shape]}
-                for s in specs
+                {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
+                for spec in specs
             ]
 
         spec = self.spec
@@ -252,7 +253,7 @@ class Session:
         if not any(valid):
             return []
         binding = self._binding
-        for i, (row, count) in enumerate(zip(self._rows, valid)):
+        for i, (row, count) in enumerate(zip(self._rows, valid, strict=True)):
             if count:
                 target = binding.features[i]  # [80, T]
                 target[:, :count] = row.pending[:count].T
@@ -261,7 +262,7 @@ class Session:
         logprobs = binding.run()  # [B, T', V]
         self._frames_per_window = logprobs.shape[1]
         outputs = []
-        for i, (row, count) in enumerate(zip(self._rows, valid)):
+        for i, (row, count) in enumerate(zip(self._rows, valid, strict=True)):
             if not count:
                 binding.keep(i)
                 continue
@@ -276,9 +277,9 @@ class Session:
     def frame_time(self, frame: int) -> float:
         """Seconds from the stream's start to the start of its output frame `frame`.
 
-        Output frame j of window k stands for the features from k * shift + overlap + j * subsampling.
-        Exports whose windows give shift / subsampling outputs, which is all known ones, have evenly
-        spaced frames.
+        Output j of window k stands for the features from k * shift + overlap + j * subsampling on.
+        Frames are evenly spaced where a window gives shift / subsampling of them: in every export
+        known so far.
         """
         per_window = self._frames_per_window or max(1, self.window.shift // self.spec.subsampling)
         k, j = divmod(frame, per_window)

@@ -2,7 +2,7 @@
 
     counts = word_errors("the cat sat", "the cat sat down")
     counts.rate                                   # 0.333…
-    sum((word_errors(r, h) for r, h in pairs), ErrorCounts())   # over a corpus: pooled, not averaged
+    corpus_word_errors(pairs).rate                # over a corpus: pooled, not averaged
 
 The alignment has the fewest edits (Levenshtein) and among those the most hits, so that a word that
 was recognised is not reported as two substitutions.  Text is compared as it is: lower-casing and
@@ -45,7 +45,7 @@ class ErrorCounts:
 
     @property
     def rate(self) -> float:
-        """Errors per reference token; 0 for nothing against nothing, infinite for only insertions."""
+        """Errors per reference token; 0 without errors, infinite for insertions into nothing."""
         if self.errors == 0:
             return 0.0
         return self.errors / self.reference_length if self.reference_length else float("inf")

@@ -5,14 +5,14 @@
             ...
 
 PortAudio (through PyAudio, extra `mic`) calls back on its own thread; the callback only puts bytes
-into a bounded queue.  A consumer that falls behind therefore loses sound, never memory: what did not
-fit is dropped, counted in `lost_s` and logged.  The device is asked for 16 kHz mono; one that
+into a bounded queue.  A consumer that falls behind therefore loses sound, never memory: what did
+not fit is dropped, counted in `lost_s` and logged.  The device is asked for 16 kHz mono; one that
 refuses is opened at its own rate and channels, averaged and resampled.
 
 Trying it without a microphone: ALSA's `file` plugin over its `null` plugin makes any raw file the
-default capture device (see the tests).  `null` has no clock, so PortAudio reads such a file a thousand
-times faster than real time, and after its end repeats the last period for ever; a FIFO as the
-`infile` is read as fast as it is written, which makes a paced microphone.
+default capture device (see the tests).  `null` has no clock, so PortAudio reads such a file some
+thousand times faster than real time, and after its end repeats the last period for ever; a FIFO as
+the `infile` is read as fast as it is written, which makes a paced microphone.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _record(audio: Any, device: Device, queue_s: float) -> Iterator[Microphone]:
             microphone.lost_s = dropped * BLOCK_S
             next_report = time.monotonic() + 5.0
             log.warning(
-                "%s: %.1f s of sound lost so far because recognition is slower than the microphone, "
+                "%s: %.1f s of sound lost so far because recognition cannot keep up, "
                 "%d overflows in the device",
                 device.name,
                 microphone.lost_s,
@@ -237,6 +237,8 @@ def _portaudio() -> Iterator[Any]:
         ) from error
     with _quiet():
         try:
+            # PortAudio 19.6 aborts the process if ALSA's configuration names no device at all; every
+            # installation's own does (`default`), whether or not there is hardware behind it.
             audio = pyaudio.PyAudio()
         except OSError as error:
             raise AudioError(f"no sound system: PortAudio: {_words(error)}") from error

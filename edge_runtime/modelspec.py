@@ -117,13 +117,13 @@ class _Reader:
     ) -> ModelSpec:
         inputs = self._check_tensors("input", self._backend.inputs)
         outputs = self._check_tensors("output", self._backend.outputs)
-        features = inputs[0].shape or ()
+        features = inputs[0].shape
         if features[1] != FEATURE_DIM and not isinstance(features[1], str):
             self._refuse(inputs[0].name, f"takes {features[1]} bins", str(FEATURE_DIM))
         if self._number("feat_dim", FEATURE_DIM, FEATURE_DIM, default=FEATURE_DIM) != FEATURE_DIM:
             raise AssertionError  # the limits above leave one value
         vocab_size = self._number("vocab_size", 1, MAX_VOCABULARY) + 1
-        declared = (outputs[0].shape or (0, 0, vocab_size))[2]
+        declared = outputs[0].shape[2]
         if declared != vocab_size and not isinstance(declared, str):
             self._refuse("vocab_size", f"is {vocab_size - 1}", f"{declared - 1} as in logprobs")
         if self._number("blank_id", 0, MAX_VOCABULARY, default=vocab_size - 1) != vocab_size - 1:
@@ -160,15 +160,14 @@ class _Reader:
         names = [tensor.name for tensor in tensors]
         if len(set(names)) != count or "" in names:
             self._refuse(f"{role}s", "have equal or empty names", "distinct names")
-        for tensor, (dtype, rank) in zip(tensors, _EXPECTED):
-            shape = tensor.shape
-            if shape is None and role == "output":
-                shape = ("",) * rank  # unknown: the first run will tell
-            if tensor.dtype != dtype or shape is None or len(shape) != rank:
-                found = "?" if tensor.shape is None else list(tensor.shape)
-                self._refuse(tensor.name, f"is {tensor.dtype} {found}", f"{dtype} of rank {rank}")
-            if any(isinstance(dim, int) and dim < 1 for dim in shape or ()):
-                self._refuse(tensor.name, f"is {list(shape or ())}", "positive dimensions")
+        for tensor, (dtype, rank) in zip(
+            tensors, _EXPECTED, strict=False
+        ):  # extra outputs are ours to ignore
+            shape = list(tensor.shape)
+            if tensor.dtype != dtype or len(shape) != rank:
+                self._refuse(tensor.name, f"is {tensor.dtype} {shape}", f"{dtype} of rank {rank}")
+            if any(isinstance(dim, int) and dim < 1 for dim in shape):
+                self._refuse(tensor.name, f"is {shape}", "positive dimensions")
         return tensors
 
     def _number(self, key: str, low: int, high: int, *, default: int | None = None) -> int:
@@ -220,18 +219,18 @@ class _Reader:
         return name
 
     def _cache_shape(self, key: str, tensor: TensorSpec) -> Shape:
-        dims = (tensor.shape or ())[1:]
+        dims = tensor.shape[1:]
         named = tuple(
             self._number(f"{key}_dim{i}", 1, MAX_CACHE_VALUES) for i in range(1, len(dims) + 1)
         )
-        if any(isinstance(dim, int) and dim != size for dim, size in zip(dims, named)):
+        if any(isinstance(dim, int) and dim != size for dim, size in zip(dims, named, strict=True)):
             self._refuse(f"metadata {key}_dim1..3", f"are {list(named)}", f"{list(dims)}")
         if prod(named) > MAX_CACHE_VALUES:
             self._refuse(tensor.name, f"holds {prod(named)} values", f"at most {MAX_CACHE_VALUES}")
         return named
 
     def _batch(self, inputs: Sequence[TensorSpec]) -> int | None:
-        fixed = {dim for tensor in inputs if isinstance(dim := (tensor.shape or ("",))[0], int)}
+        fixed = {dim for tensor in inputs if isinstance(dim := tensor.shape[0], int)}
         if len(fixed) > 1:
             self._refuse("inputs", f"have batch sizes {sorted(fixed)}", "one")
         return fixed.pop() if fixed else None

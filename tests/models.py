@@ -5,10 +5,10 @@ that a test can compute too.
 
 * `echo_model`: every output frame is a hash of the four feature frames it was fed, so token ids
   reveal the features. Windows of any length, no look-back.
-* `memory_model`: log-probabilities are a function of the features, of both caches and of the counter,
-  so any mistake in carrying, resetting or keeping state changes them.
+* `memory_model`: log-probabilities are a function of the features, of both caches and of the
+  counter, so any mistake in carrying, resetting or keeping state changes them.
 * `nemo_model`: the windows of a NeMo cache-aware export with 80 ms look-ahead (25 frames every 16,
-  8x subsampling, 257 tokens, every axis named as NeMo names them). A token is the loudest mel bin of
+  8x subsampling, 257 tokens, every axis with a name of its own). A token is the loudest mel bin of
   the eight feature frames it stands for, and blank where they are quiet.
 
 `*_numpy` functions compute the same outside onnxruntime.

@@ -68,6 +68,12 @@ class EncoderConfig:
         for block in self.mixers:
             if len(block) != 2 or any(m not in ("conv", "msa") for m in block):
                 raise ValueError(f"a block is two of 'conv'/'msa', not {block!r}")
+        if self.n_conv and (self.conv_width < N_MELS or self.conv_kernel <= PATCH_CONTEXT):
+            # One cache tensor holds the patch embedding's context and every convolution's.
+            raise ValueError(
+                f"convolution slots need an inner width of {N_MELS} (d_model >= 60) and a kernel of "
+                f"{PATCH_CONTEXT + 1} tokens, not {self.conv_width} and {self.conv_kernel}"
+            )
         if self.inter_ctc_block is not None and not 1 <= self.inter_ctc_block < len(self.mixers):
             raise ValueError(f"inter_ctc_block must lie within 1..{len(self.mixers) - 1}")
 
@@ -92,9 +98,9 @@ class EncoderConfig:
     @property
     def time_cache_shape(self) -> tuple[int, int, int]:
         """(1 + convolution slots, rows, width); slot 0 carries the patch embedding's left context."""
-        rows = max(self.conv_kernel - 1, PATCH_CONTEXT) if self.n_conv else PATCH_CONTEXT
-        width = max(self.conv_width, N_MELS) if self.n_conv else N_MELS
-        return (1 + self.n_conv, rows, width)
+        if not self.n_conv:
+            return (1, PATCH_CONTEXT, N_MELS)
+        return (1 + self.n_conv, self.conv_kernel - 1, self.conv_width)
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -42,9 +42,10 @@ OPSET = 17  # the first with LayerNormalization; what TensorRT 8.6 and later rea
 class Graph:
     """An ONNX graph under construction; `op` appends a node and returns its output's name."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, half: bool = False) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
+        self.half = half  # store matrices as float16; runtimes widen them once, when loading
 
     def constant(self, name: str, value: Any, dtype: Any = None) -> str:
         array = np.array(value, dtype, order="C")  # not ascontiguousarray: scalars stay scalars
@@ -55,7 +56,11 @@ class Graph:
         return self.constant("ints_" + "_".join(map(str, values)), values, np.int64)
 
     def weight(self, name: str, value: torch.Tensor) -> str:
-        return self.constant(name, value.detach().to(torch.float32).numpy())
+        array = value.detach().to(torch.float32).numpy()
+        if not self.half or array.ndim < 2:
+            return self.constant(name, array)
+        stored = self.constant(f"{name}.half", array, np.float16)
+        return self.op("Cast", stored, to=TensorProto.FLOAT, out=name)
 
     def op(self, kind: str, *inputs: str, out: str = "", **attributes: Any) -> str:
         output = out or f"{kind.lower()}_{len(self.nodes)}"
@@ -70,17 +75,17 @@ class Graph:
         self.nodes.append(helper.make_node("Split", [x, sizes], outputs, outputs[0], axis=axis))
         return outputs
 
-    def last(self, x: str, count: int, axis: int) -> str:
+    def last(self, x: str, count: int, axis: int, out: str = "") -> str:
         """The last `count` entries along `axis`."""
         end = np.iinfo(np.int64).max
-        return self.op("Slice", x, self.ints(-count), self.ints(end), self.ints(axis))
+        return self.op("Slice", x, self.ints(-count), self.ints(end), self.ints(axis), out=out)
 
 
 class StreamingGraph(Graph):
     """The nodes of `Encoder.step`."""
 
-    def __init__(self, encoder: Encoder) -> None:
-        super().__init__()
+    def __init__(self, encoder: Encoder, *, half: bool) -> None:
+        super().__init__(half=half)
         self.encoder = encoder
         self.config = encoder.config
         self.channels: list[str] = []  # next attention caches, (B, 1, left, 2d) each
@@ -140,21 +145,34 @@ class StreamingGraph(Graph):
             x = self._norm(f"{name}.norm", block.norm, x)
         logits = self._linear("head", encoder.head, x)
         self.op("LogSoftmax", self.op("Reshape", logits, logits_shape), axis=-1, out="logprobs")
+        # Joined first, cut once: two nodes for all layers, and fewer bytes than cutting each.
         if self.channels:
-            self.op("Concat", *self.channels, axis=1, out="cache_last_channel_next")
+            joined = self.op("Concat", *self.channels, axis=1)  # (B, slots, left+T, 2d)
+            self.last(joined, config.left_context, 2, out="cache_last_channel_next")
         else:
             self.op("Identity", "cache_last_channel", out="cache_last_channel_next")
-        self.op("Concat", *self.times, axis=1, out="cache_last_time_next")
+        patch, *convs = self.times
+        if convs:
+            joined = self.op("Concat", *convs, axis=1)  # (B, slots, rows+T, width)
+            joined = self.last(joined, rows, 2)
+            self.op("Concat", patch, joined, axis=1, out="cache_last_time_next")
+        else:
+            self.op("Identity", patch, out="cache_last_time_next")
 
     # -- layers --------------------------------------------------------------------------------
 
     def _linear(
-        self, name: str, layer: torch.nn.Linear, x: str, scale: torch.Tensor | float = 1.0
+        self,
+        name: str,
+        layer: torch.nn.Linear,
+        x: str,
+        scale: torch.Tensor | float = 1.0,
+        rows: slice = slice(None),
     ) -> str:
-        """x (N, in) -> (N, out), each output row times `scale`."""
+        """x (N, in) -> (N, out): the outputs in `rows`, each times `scale`."""
         scale = torch.as_tensor(scale)
-        weight = self.weight(f"{name}.weight", (layer.weight * scale.reshape(-1, 1)).T)
-        bias = self.weight(f"{name}.bias", layer.bias * scale)
+        weight = self.weight(f"{name}.weight", (layer.weight * scale.reshape(-1, 1))[rows].T)
+        bias = self.weight(f"{name}.bias", (layer.bias * scale)[rows])
         return self.op("Gemm", x, weight, bias)
 
     def _norm(self, name: str, layer: torch.nn.LayerNorm, x: str) -> str:
@@ -200,12 +218,14 @@ class StreamingGraph(Graph):
     def _conv(self, name: str, layer: ConvMixer, x: str, past: str) -> str:
         """x (B·T, d), past (B, 1, rows, width) -> (B·T, d)."""
         width, kernel = layer.width, layer.kernel
-        h = self._linear(f"{name}.up", layer.up, self._norm(f"{name}.norm", layer.norm, x))
-        value, gate = self.split(h, [width, width], axis=1)
+        h = self._norm(f"{name}.norm", layer.norm, x)
+        # Two products instead of one that is then split: no copy.
+        value = self._linear(f"{name}.up.value", layer.up, h, rows=slice(width))
+        gate = self._linear(f"{name}.up.gate", layer.up, h, rows=slice(width, None))
         h = self.op("Mul", value, self.op("Sigmoid", gate))  # (B·T, width)
         h = self.op("Reshape", h, self.conv_shape)  # (B, 1, T, width)
         h = self.op("Concat", past, h, axis=2)  # (B, 1, kernel-1+T, width)
-        self.times.append(self.last(h, kernel - 1, 2))
+        self.times.append(h)
         h = self.op("Transpose", h, perm=[0, 3, 1, 2])  # (B, width, 1, kernel-1+T)
         h = self.op(
             "Conv", h, self.weight(f"{name}.depthwise.weight", layer.depthwise.weight[:, :, None]),
@@ -267,7 +287,7 @@ class StreamingGraph(Graph):
             axis=3,
         )  # fmt: skip  (B, 1, T, 2d)
         kv = self.op("Concat", past, kv, axis=2)  # (B, 1, left+T, 2d)
-        self.channels.append(self.last(kv, config.left_context, 2))
+        self.channels.append(kv)
         kv = self.op("Reshape", kv, self.cache_shape)  # (B, left+T, 2H, D)
         k, v = self.split(kv, [heads, heads], axis=2)
         k = self.op("Transpose", k, perm=[0, 2, 3, 1])  # (B, H, D, left+T)
@@ -305,10 +325,15 @@ def contract_metadata(encoder: Encoder, *, window: int, version: str = "1") -> d
     }
 
 
-def streaming_onnx(encoder: Encoder, metadata: Mapping[str, str]) -> onnx.ModelProto:
-    """The contract graph of an encoder: five inputs and five outputs, batch and time symbolic."""
+def streaming_onnx(
+    encoder: Encoder, metadata: Mapping[str, str], *, half: bool = False
+) -> onnx.ModelProto:
+    """The contract graph of an encoder: five inputs and five outputs, batch and time symbolic.
+
+    With `half` matrices are stored as float16 (half the file) and still multiplied in float32.
+    """
     config = encoder.config
-    graph = StreamingGraph(encoder.eval())
+    graph = StreamingGraph(encoder.eval(), half=half)
     graph.build()
     channel: Sequence[Any] = ("batch", *config.channel_cache_shape)
     time: Sequence[Any] = ("batch", *config.time_cache_shape)

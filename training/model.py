@@ -263,7 +263,8 @@ class Encoder(nn.Module):
         """
         config = self.config
         x, past = self.patch.mix(features, state.time[:, 0, :PATCH_CONTEXT, :N_MELS])
-        times = [pad_to(past, config.time_cache_shape[1:])]
+        _, rows, width = config.time_cache_shape
+        times = [F.pad(past, (0, width - N_MELS, 0, rows - PATCH_CONTEXT))]
         channels = []
         tokens = token_lengths(lengths)
         token = torch.arange(x.shape[1], device=x.device)
@@ -281,9 +282,8 @@ class Encoder(nn.Module):
             x = x + 0.5 * block.ffn1(x)
             for slot in block.slots:
                 if isinstance(slot, ConvMixer):
-                    past = state.time[:, len(times), : slot.kernel - 1, : slot.width]
-                    h, past = slot.mix(x, past)
-                    times.append(pad_to(past, config.time_cache_shape[1:]))
+                    h, past = slot.mix(x, state.time[:, len(times)])
+                    times.append(past)
                 else:
                     h, kv = slot.mix(x, state.channel[:, len(channels)], angles, mask)
                     channels.append(kv[:, kv.shape[1] - config.left_context :])
@@ -308,8 +308,3 @@ def chunk_mask(token: Tensor, chunk: int | None, left: int | None) -> Tensor:
     if left is not None:
         mask &= token[None] >= (start - left)[:, None]
     return mask
-
-
-def pad_to(x: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Zero-pad the last two axes up to `shape`, so that caches of different layers stack."""
-    return F.pad(x, (0, shape[1] - x.shape[-1], 0, shape[0] - x.shape[-2]))

@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -103,7 +103,9 @@ def year(n: int) -> str:
 
 
 def _plural(words: str) -> str:
-    return words[:-1] + "ies" if words.endswith("y") else words + ("es" if words[-1] in "sx" else "s")
+    if words.endswith("y"):
+        return words[:-1] + "ies"
+    return words + ("es" if words[-1] in "sx" else "s")
 
 
 def _number(digits: str) -> str:
@@ -126,30 +128,31 @@ def _money(match: re.Match[str]) -> str:
     return " and ".join(words)
 
 
+def _clock(match: re.Match[str]) -> str:
+    hour, minute = cardinal(int(match[1])), int(match[2])
+    if not minute:
+        return f"{hour} o'clock"
+    return f"{hour} {'oh ' if minute < 10 else ''}{cardinal(minute)}"
+
+
+def _decimal(match: re.Match[str]) -> str:
+    return f"{_number(match[1])} point " + " ".join(_ONES[int(digit)] for digit in match[2])
+
+
+_MONTH = "January|February|March|April|May|June|July|August|September|October|November|December"
 _COUNT = r"\d{1,3}(?:,\d{3})+|\d+"
-_FIGURES: tuple[tuple[re.Pattern[str], object], ...] = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (rf"([$£])\s?({_COUNT})(?:\.(\d+))?(?: (million|billion|thousand))?(?!\d)", _money),
-        (r"\b(1[1-9]|20)(\d)0'?s\b", lambda m: _plural(year(int(m[1] + m[2] + "0")))),
-        (r"\b(\d+)(?:st|nd|rd|th|d)\b", lambda m: ordinal(int(m[1]))),
-        (
-            r"\b([12]?\d):([0-5]\d)\b",
-            lambda m: f"{cardinal(int(m[1]))} "
-            + ("o'clock" if m[2] == "00" else ("oh " if m[2] < "10" else "") + cardinal(int(m[2]))),
-        ),
-        (
-            r"\b(January|February|March|April|May|June|July|August|September|October|November"
-            r"|December) ([1-3]?\d)\b(?!,?\d)",
-            lambda m: f"{m[1]} {ordinal(int(m[2]))}",
-        ),
-        (r"\b1/2\b", "one half"),
-        (r"\b1/4\b", "one quarter"),
-        (rf"({_COUNT})\.(\d+)\b", lambda m: f"{_number(m[1])} point " + " ".join(_ONES[int(d)] for d in m[2])),
-        (rf"({_COUNT})\s?%", lambda m: f"{_number(m[1])} percent"),
-        (rf"(?<![\d.,/])({_COUNT})(?![\d/])", lambda m: _number(m[1])),
-    )
-)  # fmt: skip
+_FIGURES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (  # in this order
+    (rf"([$£])\s?({_COUNT})(?:\.(\d+))?(?: (million|billion|thousand))?(?!\d)", _money),
+    (r"\b((?:1[1-9]|20)\d0)'?s\b", lambda m: _plural(year(int(m[1])))),
+    (r"\b(\d+)(?:st|nd|rd|th|d)\b", lambda m: ordinal(int(m[1]))),
+    (r"\b([12]?\d):([0-5]\d)\b", _clock),
+    (rf"\b({_MONTH}) ([1-3]?\d)\b(?!,?\d)", lambda m: f"{m[1]} {ordinal(int(m[2]))}"),
+    (r"\b1/2\b", "one half"),
+    (r"\b1/4\b", "one quarter"),
+    (rf"({_COUNT})\.(\d+)\b", _decimal),
+    (rf"({_COUNT})\s?%", lambda m: f"{_number(m[1])} percent"),
+    (rf"(?<![\d.,/])({_COUNT})(?![\d/])", lambda m: _number(m[1])),
+)
 
 
 # --- abbreviations ---------------------------------------------------------------------------------
@@ -197,14 +200,16 @@ def expand(text: str) -> str:
     text = re.sub(r"\b([A-Z])\.(?=\s?[A-Z][.\w])", r"\1 ", text)  # initials: "J. R. Smith"
     text = _ROMAN.sub(_roman_ordinal, text)
     for pattern, replacement in _FIGURES:
-        text = pattern.sub(replacement, text)  # type: ignore[arg-type]
+        text = re.sub(pattern, replacement, text)
     return text
 
 
 # --- words -----------------------------------------------------------------------------------------
 
 _PAUSE = re.compile(r"\s*(?:--+|[,;:()\[\]—–]|\.{3,}|…|[.!?](?=.))[\s,;:—–-]*")
-_FOLD = str.maketrans({"æ": "ae", "œ": "oe", "Æ": "Ae", "Œ": "Oe", "ß": "ss", "’": "'", "‘": "'", "`": "'"})
+_FOLD = str.maketrans(
+    {"æ": "ae", "œ": "oe", "Æ": "Ae", "Œ": "Oe", "ß": "ss", "’": "'", "‘": "'", "`": "'"}
+)
 # Not a word of English anyone would pronounce as spelt: "hrrmph", "xiv", "pgdp".
 _VOWELLESS = re.compile(r"\b(?!(?:hm+|mm+|sh+|pst|nth)\b)[b-df-hj-np-tv-xz]{2,}\b")
 _STUTTER = re.compile(r"(.)\1\1")
@@ -214,6 +219,7 @@ def words(text: str) -> list[str]:
     """Lower-case words of expanded text, accents folded, hyphens as spaces; [] if any is unreadable."""
     text = unicodedata.normalize("NFKD", text.translate(_FOLD))
     text = "".join(c for c in text if not unicodedata.combining(c)).lower()
+    text = re.sub(r"\b(to)-(day|night|morrow)|\b(good)-(bye?)\b", r"\1\2\3\4", text)
     text = re.sub(r"[-‐-‒/]", " ", text)
     text = re.sub(r"[\"“”«»_=*.,;:!?()\[\]{}~]", " ", text)
     found = [w for w in (token.strip("'") for token in text.split()) if w]
@@ -247,9 +253,13 @@ def paragraphs(book: str) -> Iterator[str]:
     book = book.replace("\r\n", "\n").replace("\ufeff", "")
     if start := re.search(r"^\*\*\* ?START OF.*$", book, re.MULTILINE):
         book = book[start.end() :]
-    if end := re.search(r"^(?:\*\*\* ?END OF|End of (?:the |this )?Project Gutenberg).*", book, re.M | re.I):
+    if end := re.search(
+        r"^(?:\*\*\* ?END OF|End of (?:the |this )?Project Gutenberg).*", book, re.M | re.I
+    ):
         book = book[: end.start()]
-    book = _BRACKETED.sub("", book)  # illustrations, footnotes, stage directions: may span paragraphs
+    book = _BRACKETED.sub(
+        "", book
+    )  # illustrations, footnotes, stage directions: may span paragraphs
     for block in re.split(r"\n\s*\n", book):
         lines = [line for line in block.splitlines() if line.strip()]
         if not lines or _FURNITURE.search(block):
@@ -314,7 +324,7 @@ def utterances_of(sentence: str) -> Iterator[Utterance]:
     if place < SHORT_SENTENCES:
         limit = 1 + int(place / SHORT_SENTENCES * SHORT_WORDS)
     else:  # a spread of lengths, so that no position in an utterance is special
-        limit = 10 + int(_unit_interval("limit", key) * (MAX_WORDS - 9))
+        limit = 13 + int(_unit_interval("limit", key) * (MAX_WORDS - 12))
     end = re.search(r"[.!?](?=[\"'”’)]*$)", sentence)
     pieces: list[list[list[str]]] = [[]]
     for run in (piece for clause in clauses for piece in _cut(clause, limit)):

@@ -32,8 +32,8 @@ class TensorSpec:
     """An input or output of the graph. A text in `shape` is a symbolic dimension."""
 
     name: str
-    dtype: str  # numpy's name, or "type N" for what numpy has no name for
-    shape: tuple[int | str, ...] | None  # None: the graph does not say
+    dtype: str  # numpy's name where it has one
+    shape: tuple[int | str, ...]
 
 
 class Binding(Protocol):
@@ -89,8 +89,8 @@ class Backend(Protocol):
 def open_backend(name: str, model: Path | str, *, threads: int = 1) -> Backend:
     """Opens the graph `model` with the backend called `name`.
 
-    Raises ConfigError for an unknown name, BundleError if the file must not be used, BackendError if
-    the backend is not installed or does not start.
+    Raises ConfigError for an unknown name, BundleError if the file must not be used, BackendError
+    if the backend is not installed or does not start.
     """
     if name == "onnxruntime":  # works from a clean clone, where no entry point is registered
         from edge_runtime.backends.onnx import open_onnx

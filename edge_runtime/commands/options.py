@@ -1,0 +1,167 @@
+"""The options that every recognising verb shares, and the Recognizer they describe."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_runtime.errors import ConfigError
+
+if TYPE_CHECKING:
+    from edge_runtime.recognizer import Recognizer
+
+BUNDLE_VARIABLE = "VITCONFORMER_BUNDLE"
+DEFAULT_BUNDLE = "en-demo"
+DEFAULT_BOOST = 2.0  # for a hotword without one; log units per token
+DEFAULT_BEAM = 8
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """--bundle, --precision, --threads."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--bundle",
+        metavar="DIR",
+        help=f"model bundle (default: ${BUNDLE_VARIABLE}, else bundles/{DEFAULT_BUNDLE})",
+    )
+    group.add_argument(
+        "--precision", metavar="NAME", help="which of the bundle's models to run (default: float32)"
+    )
+    group.add_argument(
+        "--threads", type=positive, metavar="N", help="threads of the engine (default: 1)"
+    )
+
+
+def add_decoding_options(parser: argparse.ArgumentParser) -> None:
+    """Chunk size, decoder and end-pointing."""
+    group = parser.add_argument_group("recognition")
+    group.add_argument(
+        "--chunk-ms",
+        type=positive,
+        metavar="MS",
+        help="audio per step in ms: less is quicker, more is more accurate (default: the bundle's)",
+    )
+    group.add_argument(
+        "--beam",
+        type=positive,
+        metavar="N",
+        help="beam search with N hypotheses (default: greedy; "
+        f"{DEFAULT_BEAM} where another option needs it)",
+    )
+    group.add_argument(
+        "--lm-weight",
+        type=float,
+        metavar="W",
+        help="weight of the bundle's language model in the beam search (default: not used)",
+    )
+    group.add_argument(
+        "--hotword",
+        action="append",
+        default=[],
+        metavar="PHRASE[:BOOST]",
+        help=f"phrase to favour, may be repeated (default boost: {DEFAULT_BOOST:g} per token)",
+    )
+    group.add_argument(
+        "--hotwords", metavar="FILE", help="file of such phrases, one a line; # starts a comment"
+    )
+    group.add_argument(
+        "--no-endpoint", action="store_true", help="one final per stream: do not cut at pauses"
+    )
+
+
+def open_recognizer(args: argparse.Namespace) -> Recognizer:
+    """The Recognizer that the options describe.  Raises EdgeError."""
+    from edge_runtime.decoding import GreedyConfig
+    from edge_runtime.endpoint import EndpointConfig
+    from edge_runtime.recognizer import Recognizer
+
+    bundle = find_bundle(args.bundle)
+    return Recognizer.open(
+        bundle,
+        chunk_ms=args.chunk_ms,
+        decoder=_beam(args, bundle) or GreedyConfig(),
+        endpoint=None if args.no_endpoint else EndpointConfig(),
+        **engine_options(args),
+    )
+
+
+def engine_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Precision and threads, where they were given: the defaults are the engine's to know."""
+    options = {"precision": args.precision, "threads": args.threads}
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def find_bundle(given: str | None) -> Path:
+    """--bundle, else the environment, else the demo: in the checkout, installed, or right here."""
+    if name := given or os.environ.get(BUNDLE_VARIABLE):
+        return Path(name)
+    home = Path(__file__).parents[2]  # the checkout, where there is one
+    places = [home, Path(sys.prefix) / "share" / "vitconformer", Path()]
+    for place in places:
+        if (place / "bundles" / DEFAULT_BUNDLE / "manifest.json").is_file():
+            return place / "bundles" / DEFAULT_BUNDLE
+    raise ConfigError(f"no model bundle: give --bundle DIR or set {BUNDLE_VARIABLE}")
+
+
+def positive(text: str) -> int:
+    """An argparse type: a whole number from 1."""
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+positive.__name__ = "whole number from 1"  # argparse: "invalid whole number from 1 value: '0'"
+
+
+def parse_hotword(text: str) -> tuple[str, float]:
+    """`phrase` or `phrase:boost`.  Raises ConfigError."""
+    phrase, colon, boost = text.rpartition(":")
+    if not colon:
+        phrase, boost = text, str(DEFAULT_BOOST)
+    phrase = " ".join(phrase.split())
+    try:
+        value = float(boost)
+    except ValueError:
+        raise ConfigError(f"hotword {text!r}: the boost after ':' must be a number") from None
+    if not phrase:
+        raise ConfigError(f"hotword {text!r}: there is no phrase before ':'")
+    return phrase, value
+
+
+def read_hotwords(path: str) -> list[tuple[str, float]]:
+    """A file of hotwords.  Raises ConfigError."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"hotword file {path}: {error}") from error
+    texts = (line.partition("#")[0].strip() for line in lines)
+    return [parse_hotword(text) for text in texts if text]
+
+
+def _beam(args: argparse.Namespace, bundle: Path) -> Any:
+    """A BeamConfig if anything asks for one, else None."""
+    hotwords = [parse_hotword(text) for text in args.hotword]
+    if args.hotwords:
+        hotwords += read_hotwords(args.hotwords)
+    nbest = getattr(args, "nbest", None) or 1
+    if not (args.beam or hotwords or args.lm_weight or nbest > 1):
+        return None
+    from edge_runtime.decoding import BeamConfig
+
+    options: dict[str, Any] = {
+        "beam": args.beam or max(DEFAULT_BEAM, nbest),
+        "hotwords": tuple(hotwords),
+        "nbest": nbest,
+    }
+    if args.lm_weight:
+        from edge_runtime.bundle import Bundle
+
+        path = Bundle.open(bundle).lm_file()
+        if path is None:
+            raise ConfigError(f"{bundle} has no language model: leave --lm-weight out")
+        options |= {"lm": path, "lm_weight": args.lm_weight}
+    return BeamConfig(**options)

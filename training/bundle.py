@@ -1,0 +1,137 @@
+"""From checkpoint to bundle: round, write the graph, prove it equal to torch, then publish the files."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+
+from edge_runtime.bundle import Bundle, write_bundle
+from edge_runtime.contract.bundle import TOKENS_NAME, Manifest
+from edge_runtime.errors import BundleError
+from training import checkpoint
+from training.config import PATCH_FRAMES
+from training.export import contract_metadata, parity, streaming_onnx
+from training.model import Encoder
+
+log = logging.getLogger(__name__)
+
+CHUNKS_MS = (80, 160, 320, 640)
+ENCODER_NAME = "encoder.onnx"
+CARD_NAME = "model-card.md"
+CONFIDENCE_NAME = "confidence.json"
+TOLERANCE = 1e-4  # log-probabilities, streaming ONNX against offline torch
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """What a bundle says of itself."""
+
+    name: str = "en-demo"
+    version: str = "0.1.0"
+    release_counter: int = 1
+    default_chunk_ms: int = 320
+    licence: str = "Apache-2.0"
+    metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    training_data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@torch.no_grad()
+def round_to_half(encoder: Encoder) -> None:
+    """Round every matrix to what float16 can hold, so that torch and the stored graph agree."""
+    for parameter in encoder.parameters():
+        if parameter.ndim > 1:
+            parameter.copy_(parameter.half().float())
+
+
+def encoder_onnx(encoder: Encoder, *, window: int, half: bool) -> onnx.ModelProto:
+    """The graph, proved equal to torch.
+
+    Raises:
+        BundleError: the two differ by more than `TOLERANCE`.
+    """
+    model = streaming_onnx(encoder, contract_metadata(encoder, window=window), half=half)
+    difference = parity(model, encoder)
+    log.info("streaming ONNX against offline torch: largest difference %.1e", difference)
+    if not difference <= TOLERANCE:
+        raise BundleError(
+            f"the graph differs from torch by {difference:.1e}",
+            file=ENCODER_NAME,
+            expected=f"at most {TOLERANCE:.0e}",
+            remedy="this is a bug in the export, not in your data: please report it",
+        )
+    return model
+
+
+def export_bundle(
+    checkpoints: Sequence[Path],
+    tokens: Path,
+    out: Path,
+    release: Release,
+    *,
+    half: bool = True,
+    confidence: Path | None = None,
+    card: Path | None = None,
+    weights_out: Path | None = None,
+) -> Bundle:
+    """Average `checkpoints`, export, and write the bundle at `out`.
+
+    Args:
+        checkpoints: one file, or several of one run to average.
+        tokens: `tokens.txt` of the tokenizer.
+        weights_out: where to write the very weights that were exported, for fine-tuning.
+
+    Raises:
+        ConfigError: a checkpoint cannot be read or they differ in shape.
+        BundleError: the graph is not equal to torch, or the bundle does not verify.
+    """
+    encoder, facts = (
+        checkpoint.average(list(checkpoints))
+        if len(checkpoints) > 1
+        else checkpoint.load_encoder(checkpoints[0])
+    )
+    if half:
+        round_to_half(encoder)
+    window = release.default_chunk_ms // 10
+    model = encoder_onnx(encoder, window=window, half=half)
+    files: dict[str, Path | bytes] = {
+        ENCODER_NAME: model.SerializeToString(),
+        TOKENS_NAME: tokens,
+    }
+    if confidence is not None:
+        files[CONFIDENCE_NAME] = confidence
+    if card is not None:
+        files[CARD_NAME] = card
+    if weights_out is not None:
+        checkpoint.save(
+            weights_out,
+            {
+                f"model.{name}": tensor.half() if half and tensor.ndim > 1 else tensor
+                for name, tensor in encoder.state_dict().items()
+            },
+            {"step": facts["step"], "encoder": encoder.config.to_json(), "recipe": facts["recipe"]},
+        )
+    manifest = Manifest(
+        name=release.name,
+        version=release.version,
+        release_counter=release.release_counter,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        frontend="knf_nemo",
+        sample_rate=16_000,
+        chunk_frames=tuple(ms // 10 for ms in CHUNKS_MS),
+        default_chunk_ms=release.default_chunk_ms,
+        precisions={"float32": ENCODER_NAME},
+        runtime={"onnxruntime": ">=1.20"},
+        metrics=release.metrics,
+        licence=release.licence,
+        training_data=release.training_data,
+        confidence=CONFIDENCE_NAME if confidence is not None else None,
+    )
+    assert window % PATCH_FRAMES == 0
+    return write_bundle(out, manifest, files)

@@ -1,0 +1,245 @@
+"""The voices that read: three free synthesisers behind one function, `speak`.
+
+Each engine is a program from Debian, run as a subprocess; nothing is linked, nothing is downloaded.
+
+========== ================ ==================================================================
+engine     speed per core   what it is
+========== ================ ==================================================================
+flite       55 x real time  statistical voices built from recordings; kal16, diphones: 500 x
+festival    30 x            the HTS voice of slt; the diphone voices: 300 x once it has started
+espeak-ng  500 x            formant rules: robotic, but many accents and vocal tracts
+========== ================ ==================================================================
+
+Two voices are `held_out`: a model never hears them in training, so that recognising them says
+something about new speakers.  They were chosen for having no relative among the others: kal_diphone
+is the same person as flite's kal16, and slt speaks in two engines, while rms and ked speak once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from edge_runtime.errors import ConfigError
+
+Samples = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Voice:
+    """One voice of one engine. `share` is its weight when utterances are dealt out to voices."""
+
+    engine: str
+    id: str  # the engine's own name for the voice
+    share: float
+    held_out: bool = False
+
+    @property
+    def name(self) -> str:
+        """Unique, and safe in a file name: "espeak-en-us+m3"."""
+        return f"{self.engine.partition('-')[0]}-{self.id.replace(' ', '_')}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A line for a voice to read, and how."""
+
+    spoken: str  # a-z, apostrophes, spaces, commas and one of .!? at the end
+    speed: float = 1.0  # words per second relative to the voice's own
+    pitch: float = 0.0  # -1..1 over the range that still sounds human
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """What came out: mono samples in [-1, 1] at the engine's own rate."""
+
+    samples: Samples  # [n]
+    rate: int  # Hz
+
+
+# Accents, and vocal tracts that pass for a person.  Left out: robots, whispers, creaks, Klatt
+# synthesis oddities, and effects ("Demonic", "Storm").
+_ACCENTS = ("en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland")
+_TRACTS = ("m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "f1", "f2", "f3", "f4", "f5")
+_NAMED = ("en-us+Alex", "en-us+Andy", "en-us+Annie", "en-gb+Gene", "en-gb+Lee", "en-us+Mike")
+_RARE = ("en-us-nyc+m1", "en-us-nyc+f2", "en-us-nyc+m7", "en-gb-x-gbclan+m3", "en-gb-x-gbclan+f4",
+         "en-gb-x-gbcwmd+m8", "en-gb-x-gbcwmd+f1", "en-029+m2", "en-029+f3", "en-us+linda",
+         "en-us+belinda", "en-gb+pablo")  # fmt: skip
+_ESPEAK = (*(f"{accent}+{tract}" for accent in _ACCENTS for tract in _TRACTS), *_NAMED, *_RARE)
+
+VOICES: Mapping[str, Voice] = {
+    voice.name: voice
+    for voice in (
+        Voice(engine="flite", id="slt", share=20),
+        Voice(engine="flite", id="awb", share=17),
+        Voice(engine="flite", id="kal16", share=13),
+        Voice(engine="flite", id="rms", share=17, held_out=True),
+        Voice(engine="festival", id="cmu_us_slt_arctic_hts", share=12),
+        Voice(engine="festival", id="kal_diphone", share=5),
+        Voice(engine="festival", id="ked_diphone", share=17, held_out=True),
+        *(Voice(engine="espeak-ng", id=id, share=33 / len(_ESPEAK)) for id in _ESPEAK),
+    )
+}
+
+
+def select(names: Sequence[str] = ("all",), *, exclude: Iterable[str] = ()) -> tuple[Voice, ...]:
+    """Voices by name or by engine, in registry order.
+
+    "all" is every voice but the held-out ones, "held-out" is those; a held-out voice speaks only
+    where it is asked for by its name or by "held-out", never by its engine.
+
+    Raises ConfigError for a name that matches nothing, or where nothing is left.
+    """
+
+    def matches(name: str, voice: Voice) -> bool:
+        if name == "held-out":
+            return voice.held_out
+        return name == voice.name or (not voice.held_out and name in ("all", voice.engine))
+
+    excluded = tuple(exclude)
+    for name in (*names, *excluded):
+        if not any(matches(name, voice) for voice in VOICES.values()):
+            raise ConfigError(
+                f"no voice {name!r}; there are: all, held-out, flite, festival, espeak-ng, "
+                + ", ".join(VOICES)
+            )
+    chosen = tuple(
+        voice
+        for voice in VOICES.values()
+        if any(matches(n, voice) for n in names) and not any(matches(n, voice) for n in excluded)
+    )
+    if not chosen:
+        raise ConfigError("every voice that was asked for is excluded")
+    return chosen
+
+
+# --- engines: each reads a batch into numbered WAV files -----------------------------------------
+
+
+def _flite(voice: Voice, lines: Sequence[Line], folder: Path) -> None:
+    for i, line in enumerate(lines):
+        # No pitch: shifting a recorded speaker's F0 makes the clustergen voices buzz.
+        subprocess.run(
+            ["flite", "-voice", voice.id, "--setf", f"duration_stretch={1 / line.speed:.3f}",
+             "-t", line.spoken, "-o", str(folder / f"{i}.wav")],
+            check=False, capture_output=True, timeout=60,
+        )  # fmt: skip
+
+
+def _festival(voice: Voice, lines: Sequence[Line], folder: Path) -> None:
+    script = [f"(voice_{voice.id})"]
+    for i, line in enumerate(lines):
+        script.append(f"(Parameter.set 'Duration_Stretch {1 / line.speed:.3f})")
+        script.append(
+            f'(utt.save.wave (utt.synth (Utterance Text "{line.spoken}")) '
+            f'"{folder / f"{i}.wav"}" \'riff)'
+        )
+    path = folder / "batch.scm"
+    path.write_text("\n".join(script), encoding="ascii")
+    subprocess.run(
+        ["festival", "-b", str(path)], check=False, capture_output=True, timeout=60 + 5 * len(lines)
+    )
+
+
+def _espeak(voice: Voice, lines: Sequence[Line], folder: Path) -> None:
+    for i, line in enumerate(lines):
+        subprocess.run(
+            ["espeak-ng", "-v", voice.id, "-w", str(folder / f"{i}.wav"),
+             "-s", f"{165 * line.speed:.0f}",  # words a minute
+             "-p", f"{50 + 20 * line.pitch:.0f}", "--", line.spoken],
+            check=False, capture_output=True, timeout=60,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Engine:
+    program: str
+    read: Callable[[Voice, Sequence[Line], Path], None]
+    package: Callable[[Voice], str]  # the Debian package that brings the voice
+    has: Callable[[Voice], bool]  # whether it is there: these programs fall back silently
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60).stdout
+
+
+def _has_flite(voice: Voice) -> bool:
+    return voice.id in _output("flite", "-lv").split()
+
+
+def _has_festival(voice: Voice) -> bool:
+    asked = f'(if (member (quote {voice.id}) (voice.list)) (format t "yes"))'
+    return "yes" in _output("festival", "--batch", asked)
+
+
+def _has_espeak(voice: Voice) -> bool:
+    accent, _, variant = voice.id.partition("+")
+    accents = _output("espeak-ng", "--voices=en")
+    return f" {accent} " in accents and f"!v/{variant} " in _output("espeak-ng", "--voices=variant")
+
+
+_FESTIVAL_PACKAGES = {
+    "cmu_us_slt_arctic_hts": "festvox-us-slt-hts",
+    "kal_diphone": "festvox-kallpc16k",
+    "ked_diphone": "festvox-kdlpc16k",
+}
+_ENGINES: Mapping[str, _Engine] = {
+    "flite": _Engine(program="flite", read=_flite, package=lambda _: "flite", has=_has_flite),
+    "festival": _Engine(
+        program="festival",
+        read=_festival,
+        package=lambda voice: _FESTIVAL_PACKAGES[voice.id],
+        has=_has_festival,
+    ),
+    "espeak-ng": _Engine(
+        program="espeak-ng", read=_espeak, package=lambda _: "espeak-ng", has=_has_espeak
+    ),
+}
+
+
+@cache
+def require(voice: Voice) -> None:
+    """Raises ConfigError, naming the Debian package, unless this machine can speak as `voice`."""
+    engine = _ENGINES[voice.engine]
+    if shutil.which(engine.program) is None:
+        raise ConfigError(
+            f"voice {voice.name}: the program {engine.program} is not installed; "
+            f"on Debian or Ubuntu: apt install {engine.program}"
+        )
+    if not engine.has(voice):
+        raise ConfigError(
+            f"voice {voice.name}: {engine.program} does not have it; "
+            f"on Debian or Ubuntu: apt install {engine.package(voice)}"
+        )
+
+
+def speak(voice: Voice, lines: Sequence[Line]) -> list[Recording | None]:
+    """Read `lines` in one voice, in one go; None in the place of a line the engine failed on."""
+    with TemporaryDirectory(prefix="vitconformer-synth-") as temporary:
+        folder = Path(temporary)
+        # what was finished before an engine hung is still good
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            _ENGINES[voice.engine].read(voice, lines, folder)
+        return [_load(folder / f"{i}.wav", voice, line) for i, line in enumerate(lines)]
+
+
+def _load(path: Path, voice: Voice, line: Line) -> Recording | None:
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (OSError, soundfile.LibsndfileError):
+        return None
+    if not len(samples):
+        return None
+    # The HTS engine ignores festival's speed: claiming another rate plays it faster and higher.
+    stretch = line.speed if voice.id.endswith("_hts") else 1.0
+    return Recording(samples=samples[:, 0], rate=round(rate * stretch))
