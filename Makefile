@@ -53,11 +53,12 @@ endef
 # The lock brings what torch depends on, hence --no-deps. Where the index is out of reach pip goes on
 # with the usual one, whose build may not start without its CUDA libraries: then those come too.
 define install_torch
-	@$(PIP) install $(if $(TORCH_INDEX),$(if $(DEV_LOCK),--no-deps) --extra-index-url $(TORCH_INDEX)) $(TORCH)
+	@$(PIP) install --retries 1 $(if $(TORCH_INDEX),$(if $(DEV_LOCK),--no-deps) \
+		--extra-index-url $(TORCH_INDEX)) $(TORCH)
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install $(TORCH)
 endef
 
-.PHONY: help run listen test check fix bench lock clean
+.PHONY: help run listen test check fix bench results lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -85,8 +86,11 @@ fix: $(STAMPS)/dev ## Repair what lint and formatting can repair
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(STAMPS)/dev ## Measure on this machine; results go to benchmarks/results/
-	@$(BIN)/python -m benchmarks
+bench: $(STAMPS)/dev ## Measure on this machine; ARGS='--only sherpa' chooses what (benchmarks/README.md)
+	@$(BIN)/python benchmarks/run.py $(ARGS)
+
+results: $(STAMPS)/dev ## Write docs/results.md and the README's table from benchmarks/results/
+	@$(BIN)/python benchmarks/report.py
 
 # A device has no compiler, so its locks take wheels only.
 # `torch; never` keeps torch and its CUDA packages out of the lock; `make test` installs it apart.

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.metadata
 import io
 import logging
 import os
@@ -151,15 +150,18 @@ def overview() -> str:
                 text = verb.load().HELP
             except Exception as error:  # somebody else's broken verb must not hide ours
                 text = f"broken: {error}"
-        lines.append(f"  {name:<12} {text}")
+        line = f"  {name:<12} {text}"
+        lines.append(line if len(line) <= 80 else line[:79] + "…")
     lines += ["", "  --version    print the version"]
     return "\n".join(lines) + "\n"
 
 
 def verbs() -> dict[str, Verb]:
     """Every verb by name: this package's, then those that other packages registered."""
+    from importlib.metadata import entry_points  # 20 ms that our own verbs need not pay
+
     found = {name: Verb(name, module) for name, module in BUILTINS.items()}
-    points = importlib.metadata.entry_points(group=GROUP)
+    points = entry_points(group=GROUP)
     for point in sorted(points, key=lambda point: point.name):
         missing = ""
         if point.dist is not None:
@@ -176,6 +178,8 @@ def is_installed(dist: Any, extra: str) -> bool:
     Versions are pip's concern, and requirements with further conditions (`python_version < ...`)
     are taken as met, because only `packaging` could evaluate them.
     """
+    from importlib.metadata import PackageNotFoundError, distribution
+
     for requirement in dist.requires or ():
         spec, _, marker = requirement.partition(";")
         if not re.fullmatch(rf"""\s*extra\s*==\s*['"]{re.escape(extra)}['"]\s*""", marker):
@@ -190,8 +194,8 @@ def is_installed(dist: Any, extra: str) -> bool:
                 return False
             continue
         try:
-            importlib.metadata.distribution(name[0])
-        except importlib.metadata.PackageNotFoundError:
+            distribution(name[0])
+        except PackageNotFoundError:
             return False
     return True
 

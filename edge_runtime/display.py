@@ -136,7 +136,7 @@ class TerminalDisplay:
         """The final's words in lines of at most `room` columns, doubtful ones marked."""
         lines: list[list[str]] = [[]]
         used = 0
-        for word in final.words or [Word(final.text, final.start, final.end, final.confidence)]:
+        for word in final.words or _as_words(final):
             doubtful = word.confidence < DOUBTFUL
             text = _printable(word.word) + ("?" if doubtful and not self._colour else "")
             if used and used + 1 + width(text) > room:
@@ -233,6 +233,14 @@ def _columns_of(char: str) -> int:
 def _printable(text: str) -> str:
     """Without control characters: a model's vocabulary must not steer somebody's terminal."""
     return "".join(c for c in text if unicodedata.category(c) != "Cc")
+
+
+def _as_words(final: Final) -> list[Word]:
+    """The text of a final that came without words."""
+    return [
+        Word(word=text, start=final.start, end=final.end, confidence=final.confidence)
+        for text in final.text.split()
+    ]
 
 
 def _alternatives(final: Final) -> Sequence[str]:

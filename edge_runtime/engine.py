@@ -30,9 +30,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.backends import Backend, Binding, open_backend
+from edge_runtime.backends import Backend, Binding, TensorSpec, open_backend
 from edge_runtime.bundle import Bundle
-from edge_runtime.contract.bundle import FRAME_MS
+from edge_runtime.contract.bundle import FRAME_MS, TOKENS_NAME
 from edge_runtime.errors import BackendError, BundleError, BundleIncompatible, ConfigError
 from edge_runtime.modelspec import ModelSpec, Window
 
@@ -92,7 +92,7 @@ class Engine:
     ) -> Engine:
         """Opens the graph of a verified bundle. Raises as `open`."""
         manifest = bundle.manifest
-        return cls.open(
+        engine = cls.open(
             bundle.model(precision),
             chunk_frames=manifest.chunk_frames,
             default_chunk_ms=manifest.default_chunk_ms,
@@ -100,6 +100,15 @@ class Engine:
             backend=backend,
             threads=threads,
         )
+        tokens = len(bundle.vocabulary())
+        if tokens != engine.spec.vocab_size:
+            raise BundleIncompatible(
+                f"has {tokens} tokens",
+                file=str(bundle.file(TOKENS_NAME)),
+                expected=f"{engine.spec.vocab_size} as the graph",
+                remedy="export the bundle again",
+            )
+        return engine
 
     def window(self, chunk_ms: int | None = None) -> Window:
         """The window of that chunk size, or the default. Raises ConfigError naming the choices."""
@@ -134,13 +143,13 @@ class Engine:
     def _prove(self, binding: Binding, batch: int) -> None:
         """One window of zeros: an engine that cannot do that must not be given audio."""
         logprobs = binding.run()
-        expected = (batch, logprobs.shape[1] or 1, self.spec.vocab_size)
-        if logprobs.shape != expected:
+        shape = logprobs.shape
+        if len(shape) != 3 or shape[::2] != (batch, self.spec.vocab_size) or not shape[1]:
             raise BundleIncompatible(
-                f"are {list(logprobs.shape)}",
+                f"are {list(shape)}",
                 file=self._backend.source,
                 field="logprobs",
-                expected=f"{list(expected)}",
+                expected=f"[{batch}, frames, {self.spec.vocab_size}]",
                 remedy="export the model again",
             )
         if np.isnan(logprobs).any():
@@ -156,7 +165,7 @@ class Engine:
     def inspect(self) -> dict[str, Any]:
         """What the model is, as plain JSON values."""
 
-        def tensors(specs: Sequence[Any]) -> list[dict[str, Any]]:
+        def tensors(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
             return [
                 {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
                 for spec in specs

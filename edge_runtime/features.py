@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 SAMPLE_RATE = 16_000  # Hz
 FEATURE_DIM = 80  # mel bins
 FRAME_SHIFT = SAMPLE_RATE * FRAME_MS // 1000  # samples
+MAX_SAMPLE = 1e6  # far above int16 read as float; beyond 1e16 the power would overflow to infinity
 _PREEMPHASIS = np.float32(0.97)
 
 # nemo_exact in kaldi's framing: with the signal delayed by 400 samples, kaldi's frame i + 2 is
@@ -89,8 +90,8 @@ class FeatureStream:
     def push(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         """Takes f32 [n] in [-1, 1], any n; returns the frames it completed, f32 [frames, 80].
 
-        Raises AudioError if a sample is NaN or infinite, ValueError if `samples` is not a 1-D float
-        array or the stream is finished; the stream is unchanged then.
+        Raises AudioError if a sample is NaN, infinite or absurdly large, ValueError if `samples` is
+        not a 1-D float array or the stream is finished; the stream is unchanged then.
         """
         if self._finished:  # the library would end the process
             raise ValueError("the stream is finished")
@@ -132,8 +133,8 @@ def _checked(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     if samples.ndim != 1 or samples.dtype.kind != "f":
         raise ValueError(f"samples must be 1-D float, not {samples.ndim}-D {samples.dtype}")
     samples = np.ascontiguousarray(samples, np.float32)
-    if not np.isfinite(samples).all():
-        raise AudioError("the audio contains NaN or infinite samples")
+    if len(samples) and not max(samples.max(), -samples.min()) <= MAX_SAMPLE:  # false for NaN
+        raise AudioError("the audio contains NaN, infinite or absurdly large samples")
     return samples
 
 

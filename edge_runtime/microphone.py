@@ -12,7 +12,8 @@ refuses is opened at its own rate and channels, averaged and resampled.
 Trying it without a microphone: ALSA's `file` plugin over its `null` plugin makes any raw file the
 default capture device (see the tests).  `null` has no clock, so PortAudio reads such a file some
 thousand times faster than real time, and after its end repeats the last period for ever; a FIFO as
-the `infile` is read as fast as it is written, which makes a paced microphone.
+the `infile` is read as fast as it is written, which makes a paced microphone.  (Write BLOCK_S at
+once: the plugin fills up a short read with silence.)
 """
 
 from __future__ import annotations

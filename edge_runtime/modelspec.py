@@ -120,8 +120,7 @@ class _Reader:
         features = inputs[0].shape
         if features[1] != FEATURE_DIM and not isinstance(features[1], str):
             self._refuse(inputs[0].name, f"takes {features[1]} bins", str(FEATURE_DIM))
-        if self._number("feat_dim", FEATURE_DIM, FEATURE_DIM, default=FEATURE_DIM) != FEATURE_DIM:
-            raise AssertionError  # the limits above leave one value
+        self._number("feat_dim", FEATURE_DIM, FEATURE_DIM, default=FEATURE_DIM)
         vocab_size = self._number("vocab_size", 1, MAX_VOCABULARY) + 1
         declared = outputs[0].shape[2]
         if declared != vocab_size and not isinstance(declared, str):
@@ -160,9 +159,8 @@ class _Reader:
         names = [tensor.name for tensor in tensors]
         if len(set(names)) != count or "" in names:
             self._refuse(f"{role}s", "have equal or empty names", "distinct names")
-        for tensor, (dtype, rank) in zip(
-            tensors, _EXPECTED, strict=False
-        ):  # extra outputs are ours to ignore
+        # Not strict: outputs after the fifth are nobody's business.
+        for tensor, (dtype, rank) in zip(tensors, _EXPECTED, strict=False):
             shape = list(tensor.shape)
             if tensor.dtype != dtype or len(shape) != rank:
                 self._refuse(tensor.name, f"is {tensor.dtype} {shape}", f"{dtype} of rank {rank}")

@@ -70,13 +70,14 @@ class Vocabulary:
                     expected="'piece id'",
                     remedy=_REMEDY,
                 )
-            if by_id.setdefault(int(digits), piece) is not piece:
+            if int(digits) in by_id:
                 raise BundleError(
                     f"id {int(digits)} appears twice",
                     file=file,
                     field=f"line {number}",
                     remedy=_REMEDY,
                 )
+            by_id[int(digits)] = piece
         missing = next((i for i in range(len(by_id)) if i not in by_id), None)
         if missing is not None:
             raise BundleError(f"id {missing} is missing", file=file, remedy=_REMEDY)

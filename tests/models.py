@@ -24,6 +24,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from edge_runtime.bundle import Bundle, write_bundle
+from edge_runtime.contract.bundle import Manifest
+
 F32, I64 = TensorProto.FLOAT, TensorProto.INT64
 Array = NDArray[np.float32]
 
@@ -123,10 +126,15 @@ def contract_model(
     return model
 
 
-def write_tokens(path: Path, tokens: int) -> Path:
+def tokens_text(tokens: int) -> str:
     """`tokens.txt` for a tiny model: every piece a word of its own, `t0 t1 …`, blank last."""
     pieces = [f"\u2581t{i}" for i in range(tokens)] + ["<blk>"]
-    path.write_text("".join(f"{piece} {i}\n" for i, piece in enumerate(pieces)), encoding="utf-8")
+    return "".join(f"{piece} {i}\n" for i, piece in enumerate(pieces))
+
+
+def write_tokens(path: Path, tokens: int) -> Path:
+    """Writes `tokens_text` to a file."""
+    path.write_text(tokens_text(tokens), encoding="utf-8")
     return path
 
 
@@ -252,9 +260,15 @@ def memory_numpy(features: Array, chunk_frames: int) -> Array:
 
 
 def nemo_model(metadata: Mapping[str, str] | None = None) -> onnx.ModelProto:
-    """Output j of a window is about its frames 9 + 8j to 17 + 8j; the first nine are look-back."""
+    """Output j of a window is about its frames 9 + 8j to 17 + 8j; the first nine are look-back.
+
+    Frames beyond `length` count as silence.
+    """
     graph = Graph()
-    frames = graph.slice(graph.op("Transpose", "audio_signal", perm=[0, 2, 1]), 9, 25, axis=1)
+    length = graph.op("Unsqueeze", "length", graph.ints(1, 2))
+    valid = graph.op("Less", graph.const(np.arange(25)[None, None], np.int64), length)
+    masked = graph.op("Where", valid, "audio_signal", graph.f32(-20.0))
+    frames = graph.slice(graph.op("Transpose", masked, perm=[0, 2, 1]), 9, 25, axis=1)
     groups = graph.op("Reshape", frames, graph.ints(0, -1, 8, 80))  # [B, 2, 8, 80]
     loudness = graph.op("ReduceMean", groups, axes=[2], keepdims=0)  # [B, 2, 80]
     padding = graph.f32(np.full((1, 1, NEMO_TOKENS - 80), -50.0))
@@ -287,6 +301,35 @@ def nemo_model(metadata: Mapping[str, str] | None = None) -> onnx.ModelProto:
             "cache_last_channel_next_len": ["channel_next_len_1"],
         },
         metadata={"frontend": "nemo_exact", **(metadata or {})},
+    )
+
+
+def bundle_manifest(**changes: object) -> Manifest:
+    """A manifest for a bundle of `encoder.onnx` and `tokens.txt`, made from one of the models."""
+    fields: dict[str, object] = {
+        "name": "tiny",
+        "version": "1",
+        "release_counter": 1,
+        "created": "2026-01-01T00:00:00+00:00",
+        "frontend": "knf_nemo",
+        "sample_rate": 16000,
+        "chunk_frames": (8, 16, 32, 64),
+        "default_chunk_ms": 320,
+        "precisions": {"float32": "encoder.onnx"},
+    }
+    return Manifest(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def tiny_bundle(path: Path, model: onnx.ModelProto, **changes: object) -> Bundle:
+    """Writes a bundle of `model` at `path`; `changes` are fields of the manifest."""
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    return write_bundle(
+        path,
+        bundle_manifest(**changes),
+        {
+            "encoder.onnx": model.SerializeToString(),
+            "tokens.txt": tokens_text(int(properties["vocab_size"])).encode(),
+        },
     )
 
 

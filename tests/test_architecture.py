@@ -106,6 +106,12 @@ def test_the_contract_imports_where_nothing_is_installed() -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_every_folder_of_tests_is_a_package() -> None:
+    """Without its __init__.py, tests/edge_runtime would be imported in place of edge_runtime."""
+    folders = {path.parent for path in (ROOT / "tests").rglob("*.py")}
+    assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
 def test_nothing_is_ever_unpickled() -> None:
     """docs/adr/0006. By syntax tree, so that prose may speak of it."""
     banned = {"pickle", "shelve", "dill", "joblib", "torch.load", "torch.save", "allow_pickle"}

@@ -78,6 +78,8 @@ class Augmenter:
         `babble` is speech to mix as background talk; `samples` itself is passed over in it, and
         where there is no other, pink noise stands in.
         """
+        if not len(samples):
+            return samples
         c = self.config
         if _happens(c.p_speed, rng):
             samples = change_speed(samples, rng.uniform(*c.speed))
@@ -149,9 +151,9 @@ def shift_pitch(samples: Samples, semitones: float) -> Samples:
 def room_response(rt60: float, distance: float, rng: np.random.Generator) -> Samples:
     """Impulse response of a random shoebox room: f32 [rt60 * 16000]; [0] = 1 is the direct sound.
 
-    Early reflections by the image method (Allen & Berkley 1979) up to two images an axis, then a
-    diffuse tail of noise that falls by 60 dB in `rt60` seconds, at the level that diffuse-field
-    theory gives for `distance` metres (critical distance 0.057 * sqrt(V / RT60)).
+    Early reflections by the image method (Allen & Berkley 1979), then a diffuse tail of noise that
+    falls by 60 dB in `rt60` seconds, at the level that diffuse-field theory gives for `distance`
+    metres (critical distance 0.057 * sqrt(V / RT60)).
     """
     size = rng.uniform((3.0, 2.5, 2.3), (9.0, 7.0, 3.5))  # m
     mouth = rng.uniform(0.15, 0.85, 3) * size
@@ -171,19 +173,18 @@ def room_response(rt60: float, distance: float, rng: np.random.Generator) -> Sam
     paths = np.sqrt(dx**2 + dy**2 + dz**2)  # m from every image
     order = bounces[:, None, None] + bounces[None, :, None] + bounces
     delay = np.rint((paths - distance) / _SOUND * RATE).astype(int)
-    n = max(int(rt60 * RATE), 1)
-    heard = (order > 0) & (delay >= 0) & (delay < n)
+    n = int(rt60 * RATE)
+    mixing = min(int(2e-3 * volume**0.5 * RATE), n)  # twice sqrt(V) ms: then the field is diffuse
+    early = (order > 0) & (delay >= 0) & (delay < mixing)
     response = np.zeros(n)
-    sign = rng.choice((-1.0, 1.0), order.shape)  # real walls scatter: no comb of equal signs
-    np.add.at(response, delay[heard], (sign * reflection**order * distance / paths)[heard])
+    sign = rng.choice((-1.0, 1.0), order.shape)  # walls scatter: no comb of equal signs
+    np.add.at(response, delay[early], (sign * reflection**order * distance / paths)[early])
 
-    tail = rng.standard_normal(n) * 10 ** (-3 * np.arange(n) / (rt60 * RATE))
-    tail[: min(n, int(2 * volume**0.5 * 1e-3 * RATE))] = 0.0  # mixing time: sqrt(V) ms, twice
-    critical = 0.057 * np.sqrt(volume / rt60)
-    early = float(np.sum(response**2))
-    wanted = max((distance / critical) ** 2 - early, 0.0)
-    if wanted and tail.any():
-        response += tail * np.sqrt(wanted / np.sum(tail**2))
+    # Diffuse energy relative to the direct sound's, spread over an exponential decay.
+    diffuse = (distance / 0.057) ** 2 * rt60 / volume
+    decay = 6 * np.log(10) / (rt60 * RATE)  # of energy, per sample
+    tail = rng.standard_normal(n) * np.sqrt(diffuse * decay * np.exp(-decay * np.arange(n)))
+    response[mixing:] += tail[mixing:]
     response[0] = 1.0
     return response.astype(np.float32)
 
@@ -239,7 +240,7 @@ def add_noise(samples: Samples, noise: Samples, snr: float) -> Samples:
         return samples
     gain = np.sqrt(active_power(samples) / noise_power * 10 ** (-snr / 10))
     mixed = samples + noise * np.float32(gain)
-    return mixed / np.float32(max(np.abs(mixed).max(), 1.0))
+    return np.asarray(mixed / max(np.abs(mixed).max(), 1.0), np.float32)
 
 
 def band_limit(samples: Samples, lowest: float, highest: float) -> Samples:

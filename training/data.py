@@ -83,6 +83,7 @@ class BatchPlan:
     augment: bool = False
     augment_from_batch: int = 0
     augment_config: FeatureAugmentConfig = field(default_factory=FeatureAugmentConfig)
+    subword_alpha: float = 0.0  # draw segmentations, flatter as it nears 0 (0.1); 0: the best one
     epochs: int | None = None  # None: no end
     seed: int = 0
     rank: int = 0
@@ -117,9 +118,7 @@ class BatchPlan:
         limit = self.max_utterance_s
         if index is not None and index < self.curriculum_batches:
             grown = index / self.curriculum_batches
-            limit = min(
-                limit, self.curriculum_start_s + grown * (limit - self.curriculum_start_s)
-            )
+            limit = min(limit, self.curriculum_start_s + grown * (limit - self.curriculum_start_s))
         return limit * FRAMES_PER_S
 
     def _round(self, number: int, first: int) -> tuple[Examples, list[NDArray[np.intp]]]:
@@ -218,11 +217,13 @@ def make_batch(
         else:
             other = int(rng.integers(len(read)))
             babble = read[other][0] if other != number else None
-            features.append(
-                augmenter(frames, rng, babble=babble, timing=examples.timing[number])
-            )
+            features.append(augmenter(frames, rng, babble=babble, timing=examples.timing[number]))
         texts.append(text)
-    return collate(features, [plan.tokenizer.encode(text) for text in texts])
+    if plan.subword_alpha:
+        units = [plan.tokenizer.sample(text, rng, alpha=plan.subword_alpha) for text in texts]
+    else:
+        units = [plan.tokenizer.encode(text) for text in texts]
+    return collate(features, units)
 
 
 def collate(features: list[NDArray[np.float32]], targets: list[list[int]]) -> Arrays:

@@ -121,9 +121,7 @@ class FeatureAugmenter:
         voice[log_mel < _SILENT] = 0.0
         loudness = level(voice)
         if rng.random() < config.p_room:
-            reverberate(
-                energy, rng.uniform(*config.rt60_s), rng.uniform(*config.direct_to_late_db)
-            )
+            reverberate(energy, rng.uniform(*config.rt60_s), rng.uniform(*config.direct_to_late_db))
         if loudness > 0:
             self._add_noise(energy, loudness, rng, babble)
         self._record(energy, rng)
@@ -146,15 +144,15 @@ class FeatureAugmenter:
         """An example without speech: noise at any level, or digital silence; f32 [frames, 80]."""
         energy = np.zeros((frames, FEATURE_DIM), np.float32)
         if rng.random() < 0.8:
-            # Speech in [-1, 1] has a mean square around 0.01; noise alone is 0 to 60 dB below.
-            self._add_noise(energy, 0.01 * _POWER_TO_LEVEL * 10 ** rng.uniform(-6, 0), rng, None)
+            # The mean square of speech is around 0.003; this is noise of speech up to 60 dB below.
+            self._add_noise(energy, 0.003 * 10 ** rng.uniform(-6, 0), rng, None)
         self._record(energy, rng)
         return np.log(np.maximum(energy, FLOOR_ENERGY, out=energy), out=energy)
 
     def _add_noise(
         self, energy: Array, loudness: float, rng: np.random.Generator, babble: Array | None
     ) -> None:
-        """Add to `energy` [frames, 80], in place, sounds that go with speech of level `loudness`."""
+        """Add to `energy` [frames, 80] in place what goes with speech of level `loudness`."""
         config = self.config
         if rng.random() < config.p_noise:
             low, high = config.snr_db
@@ -228,8 +226,7 @@ def warp(log_mel: Array, factor: float) -> Array:
     """
     # Bin m shows what was at frequency f_m / factor; above the knee a straight line to the edge.
     knee = 0.6 * _EDGE_HZ * min(factor, 1.0)
-    slope = (_EDGE_HZ - knee / factor) / (_EDGE_HZ - knee)
-    source = np.where(_HZ <= knee, _HZ / factor, _EDGE_HZ - slope * (_EDGE_HZ - _HZ))
+    source = np.interp(_HZ, [0.0, knee, _EDGE_HZ], [0.0, knee / factor, _EDGE_HZ])
     position = np.interp(source, _HZ, np.arange(FEATURE_DIM))
     below = np.minimum(position.astype(np.intp), FEATURE_DIM - 2)
     weight = (position - below).astype(np.float32)
@@ -257,8 +254,8 @@ def reverberate(energy: Array, rt60_s: float, direct_to_late_db: float) -> None:
 
 
 def level(energy: Array) -> float:
-    """Mean power of the sound, up to a constant: mel energy [t, 80] undone of the pre-emphasis."""
-    return float((energy.mean(axis=0) * _TO_POWER).sum())
+    """Mean square of the samples behind mel energies [t, 80]; within a few percent on speech."""
+    return float(energy.mean(axis=0) @ _TO_POWER)
 
 
 # -- what the bins mean ----------------------------------------------------------------------------
@@ -281,8 +278,10 @@ _LOG_HZ = np.log(_HZ).astype(np.float32)
 # |1 - 0.97 exp(-iw)|^2, what the front end's pre-emphasis does to a bin
 _PREEMPHASIS = (1 + 0.97**2 - 2 * 0.97 * np.cos(2 * np.pi * _HZ / SAMPLE_RATE)).astype(np.float32)
 _BANDWIDTH = ((_EDGES[2:] - _EDGES[:-2]) / 2).astype(np.float32)  # Hz
-_TO_POWER = _BANDWIDTH / _PREEMPHASIS  # filters have unit area, so energies are densities
-_POWER_TO_LEVEL = 1.0
+# Filters have unit area, so an energy times its bandwidth is the sum of |X|^2 over its FFT bins;
+# by Parseval all 256 bins sum to 256 times the sum of the squared, windowed samples.
+_HANN_SQUARED = 150  # sum of hann(400)^2
+_TO_POWER = _BANDWIDTH / _PREEMPHASIS / np.float32(256 * _HANN_SQUARED)
 
 
 @functools.cache
@@ -306,7 +305,7 @@ def _curve(rng: np.random.Generator, spread_db: float) -> Array:
 
 
 def _band_limit(rng: np.random.Generator) -> Array:
-    """Telephones, small loudspeakers: what is outside the band is 15 to 50 dB weaker. Nats, [80]."""
+    """Telephones, small loudspeakers: outside the band 15 to 50 dB weaker. Nats, [80]."""
     low, high = rng.uniform(50, 400), rng.choice([3400.0, rng.uniform(3000, 7000)])
     # 24 dB per octave outside the band, down to a bottom
     octaves = np.maximum(0, np.log2(low / _HZ)) + np.maximum(0, np.log2(_HZ / high)) * 4

@@ -120,7 +120,7 @@ def write_manifest(path: Path | str, utterances: Iterable[Utterance]) -> int:
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """A reader, or a run killed at any moment, finds the old file or the new one, never half of it."""
+    """Whoever reads, and after a kill at any moment, finds the old file or the new, never half."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as sink:

@@ -43,7 +43,7 @@ class SpecAugment:
         """A masked copy of (B, T, 80).
 
         Args:
-            features: log-mel; with `views` = 2, twice the same utterances, one view after the other.
+            features: log-mel; with `views` = 2, the same utterances twice, view after view.
             lengths: (B,) valid frames.
             seed: the masks are a function of it and of the shape, on every device.
             views: every row gets masks of its own in any case; 2 makes those in time 2.5 times as
@@ -66,7 +66,7 @@ class SpecAugment:
 
 
 def _spans(start: Tensor, width: Tensor, size: int) -> Tensor:
-    """(B, N) starts and widths -> (B, size) bool, True inside any span; < 1 wide may hide nothing."""
+    """(B, N) starts and widths -> (B, size) bool, True inside any span, rounded to whole steps."""
     at = torch.arange(size)
     begin, end = start.round()[..., None], (start + width).round()[..., None]
     return ((at >= begin) & (at < end)).any(1)

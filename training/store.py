@@ -95,7 +95,7 @@ class FeatureStore:
             ) from error
         if about.get("format") != FORMAT:
             raise ConfigError(
-                f"{path / 'store.json'}: format {about.get('format')!r}, this version reads {FORMAT}"
+                f"{path}: a store of format {about.get('format')!r}, this version reads {FORMAT}"
             )
         shards, shard_of, frames, lines = [], [], [], []
         for number in range(about["shards"]):
@@ -104,8 +104,10 @@ class FeatureStore:
                 entries = [json.loads(line) for line in index.read_text("utf-8").splitlines()]
                 # Mapped as a plain array: np.memmap slices cost 5 µs each.
                 mapped = np.asarray(np.load(shard, mmap_mode="r"))
-            except (OSError, ValueError) as error:
-                raise ConfigError(f"{path}: shard {number} is missing or damaged: {error}") from error
+            except (OSError, EOFError, ValueError) as error:
+                raise ConfigError(
+                    f"{path}: shard {number} is missing or damaged: {error}"
+                ) from error
             if mapped.shape != (sum(entry["frames"] for entry in entries), FEATURE_DIM):
                 raise ConfigError(f"{shard}: {mapped.shape} does not fit {index.name}")
             shards.append(mapped)
@@ -186,6 +188,8 @@ def build_store(
         else:
             for shard in todo:
                 bar.update(round(_build_shard(shard)))
+    for leftover in out.glob(".*.tmp"):  # of builds that were killed
+        leftover.unlink()
     about = {"format": FORMAT, "frontend": FRONTEND, "shards": len(shards)}
     write_atomically(out / "store.json", json.dumps(about).encode())
     return FeatureStore.open(out)
@@ -262,7 +266,9 @@ def _build_shard(shard: _Shard) -> float:
             samples = _altered(samples, item, shard.augment)
         features = frontend.compute(samples).astype(np.float16)  # [frames, 80]
         if not len(features):
-            raise AudioError(f"{utterance.audio_filepath}: holds no sound; remove it from the manifest")
+            raise AudioError(
+                f"{utterance.audio_filepath}: holds no sound; remove it from the manifest"
+            )
         frames.append(features)
         entry = {
             "frames": len(features),
@@ -279,10 +285,10 @@ def _build_shard(shard: _Shard) -> float:
 
 
 def _altered(samples: Samples, item: _Item, augment: Augmentation) -> Samples:
-    from training.augment import Augmenter  # brings rooms and noises: only where asked for
+    from training.augment import AUGMENTATIONS, Augmenter  # scipy: only where asked for
 
     rng = np.random.default_rng([augment.seed, item.position, item.copy])
-    return Augmenter(augment.preset)(samples, rng)
+    return Augmenter(AUGMENTATIONS[augment.preset])(samples, rng)
 
 
 def read_samples(path: Path) -> Samples:

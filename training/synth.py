@@ -10,8 +10,8 @@ workers nor an interruption can change it.  Work is done in shards::
     OUT/manifest.jsonl          the finished shards 0..k in order, replaced after every shard
 
 A killed run is continued by running it again: complete shards are read back, the rest is made.  The
-manifest can be read at any time.  Asking for more hours later extends a corpus, since the hours are
-not part of the settings.
+manifest can be read at any time.  Asking for more hours later extends a corpus, and for fewer
+shortens its manifest (no audio is deleted), since the hours are not part of the settings.
 """
 
 from __future__ import annotations
@@ -22,9 +22,12 @@ import json
 import logging
 import os
 import shutil
+import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -34,7 +37,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from edge_runtime.errors import ConfigError
+from edge_runtime.errors import ConfigError, EdgeError
 from training.augment import AUGMENTATIONS, Augmenter
 from training.text import Utterance
 from training.voices import VOICES, Line, Samples, Voice, require, speak
@@ -42,7 +45,6 @@ from training.voices import VOICES, Line, Samples, Voice, require, speak
 log = logging.getLogger(__name__)
 
 RATE = 16_000  # Hz
-SHARD = 128  # utterances: a few seconds of work, and one festival start per voice
 _GOLDEN = (5**0.5 - 1) / 2
 _MAX_SILENCE = 0.3  # s kept at either end
 _WORDS_PER_SECOND = (1.0, 7.0)  # outside of this an engine has failed: skipped words, or hung
@@ -56,6 +58,7 @@ class Settings:
     voices: tuple[str, ...]
     seed: int = 0
     augment: str = "none"  # a key of training.augment.AUGMENTATIONS
+    shard: int = 128  # utterances: a few seconds of work, and one festival start per voice
 
     def fingerprint(self) -> dict[str, Any]:
         """What is stored beside a corpus to recognise it."""
@@ -66,7 +69,7 @@ class Settings:
             "seed": self.seed,
             "augment": self.augment,
             "rate": RATE,
-            "shard": SHARD,
+            "shard": self.shard,
         }
 
 
@@ -97,10 +100,10 @@ def plan(settings: Settings, shard: int) -> list[Job]:
     n = len(settings.utterances)
     voices = [VOICES[name] for name in settings.voices]
     edges = np.cumsum([voice.share for voice in voices])
-    first = shard * SHARD
+    first = shard * settings.shard
     order: dict[int, Any] = {}  # epoch -> permutation
     jobs = []
-    for i in range(first, first + SHARD):
+    for i in range(first, first + settings.shard):
         epoch, place = divmod(i, n)
         if epoch not in order:
             order[epoch] = _rng(settings, "order", epoch).permutation(n)
@@ -208,7 +211,12 @@ def make_shard(settings: Settings, out: Path, index: int) -> Shard:
         )
     shard = Shard(entries=tuple(entries), skipped=dict(sorted(skipped.items())))
     (partial / "shard.json").write_text(json.dumps(dataclasses.asdict(shard)), encoding="utf-8")
-    partial.replace(folder)
+    try:
+        partial.replace(folder)
+    except OSError:  # a worker of a killed run was faster: what it made is the same
+        if not done.exists():
+            raise
+        shutil.rmtree(partial)
     return shard
 
 
@@ -225,9 +233,17 @@ def _replace_text(path: Path, text: str) -> None:
 _settings: Settings
 
 
-def _begin(settings: Settings) -> None:
+def _begin(settings: Settings, parent: int) -> None:
     global _settings
     _settings = settings
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 def _work(out: Path, index: int) -> Shard:
@@ -242,7 +258,7 @@ def _shards(settings: Settings, out: Path, jobs: int) -> Iterator[Shard]:
             yield make_shard(settings, out, index)
             index += 1
     with ProcessPoolExecutor(
-        jobs, mp_context=get_context("spawn"), initializer=_begin, initargs=(settings,)
+        jobs, mp_context=get_context("spawn"), initializer=_begin, initargs=(settings, os.getpid())
     ) as pool:
         ahead: list[Future[Shard]] = [pool.submit(_work, out, i) for i in range(2 * jobs)]
         submitted = len(ahead)
@@ -251,6 +267,8 @@ def _shards(settings: Settings, out: Path, jobs: int) -> Iterator[Shard]:
                 yield ahead.pop(0).result()
                 ahead.append(pool.submit(_work, out, submitted))
                 submitted += 1
+        except BrokenProcessPool as e:
+            raise EdgeError("a worker died (out of memory?); run again to go on from here") from e
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -294,6 +312,8 @@ def synthesise(
     for stale in (out / "audio").glob(".*"):  # of a killed run
         shutil.rmtree(stale)
 
+    manifest = out / "manifest.jsonl"
+    before = manifest.read_text(encoding="utf-8").count("\n") if manifest.exists() else 0
     lines: list[str] = []
     skipped: Counter[str] = Counter()
     seconds = 0.0
@@ -306,23 +326,14 @@ def synthesise(
                 lines.append(json.dumps(entry) + "\n")
                 seconds += entry["duration"]
             skipped.update(shard.skipped)
-            _replace_text(out / "manifest.jsonl", "".join(lines))
+            if len(lines) > before:  # reading back does not take away what readers have
+                _replace_text(manifest, "".join(lines))
             progress(seconds, len(lines))
             if len(lines) == count or (hours is not None and seconds >= hours * 3600):
                 break
-            if sum(skipped.values()) > 0.5 * made * SHARD:
-                raise ConfigError(
-                    f"most utterances fail, the voices are broken: {dict(skipped)}"
-                )
+            if sum(skipped.values()) > 0.5 * made * settings.shard:
+                raise ConfigError(f"most utterances fail, the voices are broken: {dict(skipped)}")
     finally:
         shards.close()  # type: ignore[attr-defined]
-    _drop_surplus(out, lines)
+    _replace_text(manifest, "".join(lines))
     return skipped
-
-
-def _drop_surplus(out: Path, lines: Sequence[str]) -> None:
-    """Workers run ahead of the manifest: delete the shards it does not name."""
-    named = {json.loads(line)["audio_filepath"].split("/")[1] for line in lines}
-    for folder in (out / "audio").iterdir():
-        if folder.name not in named:
-            shutil.rmtree(folder)

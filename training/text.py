@@ -1,19 +1,19 @@
 """Books to utterances: plain Project Gutenberg text in, lines to read aloud out.
 
-The transcript is exactly what is read.  Everything a reader would have to interpret (numbers, years,
-money, abbreviations, accents) is written out in words *first*, and the synthesiser is then given those
-words and no others; only the pauses (commas) and the sentence's end survive next to them.  A sentence
-holding anything that cannot be written out with certainty is dropped, not guessed.
+The transcript is exactly what is read.  Everything a reader would have to interpret (numbers,
+years, money, abbreviations, accents) is written out in words *first*, and the synthesiser is then
+given those words and no others; only the pauses (commas) and the sentence's end survive next to
+them.  A sentence holding anything that cannot be written out for certain is dropped, not guessed.
 
 Order of work::
 
-    book -> paragraphs      header, licence, headings, verse, tables, footnotes, page furniture out
+    book -> paragraphs      header, licence, headings, verse, tables, footnotes, furniture out
          -> sentences       abbreviations expanded before the split, so that "Mr." ends nothing
          -> clauses         runs of words between pauses
          -> utterances      1..22 words; a sentence's pieces never overlap
 
-Transcripts use the alphabet ``a``-``z``, apostrophe *inside* a word, and space.  A leading or trailing
-apostrophe ("'tis", "goin'") is not heard and is not written; a hyphen is a space.
+Transcripts use the alphabet ``a``-``z``, apostrophe *inside* a word, and space.  An apostrophe at
+the edge of a word ("'tis", "goin'") is not heard and not written; a hyphen is a space.
 """
 
 from __future__ import annotations
@@ -48,24 +48,25 @@ def is_transcript(text: str) -> bool:
 
 
 def _unit_interval(*key: object) -> float:
-    """A number in [0, 1) that depends on `key` only: the same on every machine, for ever."""
+    """A number in [0, 1) that depends on `key` only: the same on every machine."""
     digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
     return int.from_bytes(digest[:7], "big") / 2**56
 
 
 def split_of(text: str, seed: int = 0) -> Split:
-    """The split a transcript belongs to (96 / 2 / 2), whatever the voice or the book it came from."""
+    """The split a transcript belongs to (96 / 2 / 2), whatever the voice or the book."""
     place = _unit_interval("split", seed, text)
     return "train" if place < 0.96 else "dev" if place < 0.98 else "test"
 
 
-# --- numbers ---------------------------------------------------------------------------------------
+# --- numbers --------------------------------------------------------------------------------------
 
 _ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-    "sixteen seventeen eighteen nineteen"
-).split()
-_TENS = "_ _ twenty thirty forty fifty sixty seventy eighty ninety".split()
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
+    "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen",
+    "nineteen",
+)  # fmt: skip
+_TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _SCALES = ((10**9, "billion"), (10**6, "million"), (10**3, "thousand"), (100, "hundred"))
 _ORDINALS = {
     "one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth",
@@ -95,7 +96,7 @@ def ordinal(n: int) -> str:
 def year(n: int) -> str:
     """1847 -> "eighteen forty seven", 1900 -> "nineteen hundred", 2003 -> "two thousand three"."""
     high, low = divmod(n, 100)
-    if high % 10 == 0:
+    if high % 10 == 0 and low < 10:
         return cardinal(n)
     if low == 0:
         return f"{cardinal(high)} hundred"
@@ -140,41 +141,50 @@ def _decimal(match: re.Match[str]) -> str:
 
 
 _MONTH = "January|February|March|April|May|June|July|August|September|October|November|December"
-_COUNT = r"\d{1,3}(?:,\d{3})+|\d+"
+_COUNT = r"(?<![\d,])(?:\d{1,3}(?:,\d{3}){1,3}|\d{1,12})"  # below 10**12, as `cardinal` is
 _FIGURES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (  # in this order
-    (rf"([$£])\s?({_COUNT})(?:\.(\d+))?(?: (million|billion|thousand))?(?!\d)", _money),
+    (rf"([$\xa3])\s?({_COUNT})(?:\.(\d+))?(?: (million|billion|thousand))?(?!\d)", _money),
     (r"\b((?:1[1-9]|20)\d0)'?s\b", lambda m: _plural(year(int(m[1])))),
-    (r"\b(\d+)(?:st|nd|rd|th|d)\b", lambda m: ordinal(int(m[1]))),
+    (r"\b(\d{1,12})(?:st|nd|rd|th|d)\b", lambda m: ordinal(int(m[1]))),
     (r"\b([12]?\d):([0-5]\d)\b", _clock),
     (rf"\b({_MONTH}) ([1-3]?\d)\b(?!,?\d)", lambda m: f"{m[1]} {ordinal(int(m[2]))}"),
     (r"\b1/2\b", "one half"),
     (r"\b1/4\b", "one quarter"),
     (rf"({_COUNT})\.(\d+)\b", _decimal),
     (rf"({_COUNT})\s?%", lambda m: f"{_number(m[1])} percent"),
-    (rf"(?<![\d.,/])({_COUNT})(?![\d/])", lambda m: _number(m[1])),
+    (rf"(?<![A-Za-z\d.,/])({_COUNT})(?![\d/])", lambda m: _number(m[1])),
 )
 
 
-# --- abbreviations ---------------------------------------------------------------------------------
+# --- abbreviations --------------------------------------------------------------------------------
 
 _BEFORE_A_NAME = {
-    "Mr": "mister", "Mrs": "missus", "Dr": "doctor", "St": "saint", "Ste": "sainte", "Messrs": "messieurs",
-    "Mme": "madame", "Mlle": "mademoiselle", "Capt": "captain", "Col": "colonel", "Gen": "general",
-    "Lieut": "lieutenant", "Lt": "lieutenant", "Sergt": "sergeant", "Prof": "professor", "Rev": "reverend",
-    "Hon": "honorable", "Gov": "governor", "Sen": "senator", "Mt": "mount", "Ft": "fort", "Ms": "miz",
+    "Mr": "mister", "Mrs": "missus", "Ms": "miz", "Dr": "doctor", "St": "saint", "Ste": "sainte",
+    "Messrs": "messieurs", "Mme": "madame", "Mlle": "mademoiselle", "Capt": "captain",
+    "Col": "colonel", "Gen": "general", "Lieut": "lieutenant", "Lt": "lieutenant",
+    "Sergt": "sergeant", "Prof": "professor", "Rev": "reverend", "Hon": "honorable",
+    "Gov": "governor", "Sen": "senator", "Mt": "mount", "Ft": "fort",
 }  # fmt: skip
 _ANYWHERE = {
-    "&c": "et cetera", "etc": "et cetera", "viz": "namely", "i.e": "that is", "e.g": "for example",
-    "vs": "versus", "Jr": "junior", "Sr": "senior", "Esq": "esquire", "Co": "company", "Bros": "brothers",
-    "Vol": "volume", "vol": "volume", "Ave": "avenue", "Jan": "January", "Feb": "February",
-    "Aug": "August", "Sept": "September", "Oct": "October", "Nov": "November", "Dec": "December",
+    "&c": "et cetera", "etc": "et cetera", "viz": "namely", "i.e": "that is", "vs": "versus",
+    "e.g": "for example", "Jr": "junior", "Sr": "senior", "Esq": "esquire", "Co": "company",
+    "Bros": "brothers", "Vol": "volume", "vol": "volume", "Ave": "avenue", "A.D": "a d",
     "A.M": "a m", "P.M": "p m", "a.m": "a m", "p.m": "p m", "A. M": "a m", "P. M": "p m",
-    "B.C": "b c", "A.D": "a d", "Mass": "Massachusetts", "Va": "Virginia", "Pa": "Pennsylvania",
+    "B.C": "b c", "Jan": "January", "Feb": "February", "Aug": "August", "Sept": "September",
+    "Oct": "October", "Nov": "November", "Dec": "December", "Mass": "Massachusetts",
+    "Va": "Virginia", "Pa": "Pennsylvania",
 }  # fmt: skip
 _NAME_NEXT = re.compile(rf"\b({'|'.join(_BEFORE_A_NAME)})(?:\.|(?=\s+[A-Z]))\s*(?=[A-Z])")
+# "Smith & Co. The" ends a sentence, "at 5 p.m. on" does not: an upper-case letter decides.
+_LONGEST_FIRST = sorted(_ANYWHERE, key=len, reverse=True)
 _ABBREVIATION = re.compile(
-    rf"(?<![A-Za-z.])({'|'.join(map(re.escape, sorted(_ANYWHERE, key=len, reverse=True)))})\."
+    rf"(?<![A-Za-z.])({'|'.join(map(re.escape, _LONGEST_FIRST))})\."
+    r"(?=([\"']?(?:\s+[\"']?[A-Z]|\s*$))?)"
 )
+_PLAIN = str.maketrans(
+    {"\u2018": "'", "\u2019": "'", "`": "'", "\u201c": '"', "\u201d": '"', "\xab": '"', "\xbb": '"',
+     "\u2010": "-", "\u2011": "-", "\u2012": "-", "\u2013": "--", "\u2014": "--", "\u2026": "..."}
+)  # fmt: skip
 _ROMAN = re.compile(r"(?<=[a-z]\s)(?=[IVX]{2,5}\b)X{0,2}(?:IX|IV|V?I{0,3})\b(?!')")
 _ROMAN_VALUE = {"I": 1, "V": 5, "X": 10}
 
@@ -187,16 +197,15 @@ def _roman_ordinal(match: re.Match[str]) -> str:
 
 
 def expand(text: str) -> str:
-    """Write out abbreviations and figures.  Case and punctuation stay, for the sentence splitter."""
-    text = text.replace("&c.", "et cetera.").replace(" & ", " and ")
+    """Write out abbreviations and figures; case and punctuation stay, to split sentences by.
+
+    Typographic quotes and dashes become plain ones here, so that nothing later meets any.
+    """
+    text = text.translate(_PLAIN).replace(" & ", " and ")
     text = re.sub(r"\bNo\. ?(?=\d)", "number ", text)
     text = _NAME_NEXT.sub(lambda m: f"{_BEFORE_A_NAME[m[1]]} ", text)
     text = re.sub(r"(?<=[a-z] )St\.", "street", text)
-    # "Smith & Co. The" ends a sentence, "at 5 p.m. on" does not: an upper-case letter decides
-    text = _ABBREVIATION.sub(
-        lambda m: _ANYWHERE[m[1]] + ("." if re.match(r"[\"']?(\s+[\"']?[A-Z]|\s*$)", m.string[m.end() :]) else ""),
-        text,
-    )  # fmt: skip
+    text = _ABBREVIATION.sub(lambda m: _ANYWHERE[m[1]] + ("." if m[2] else ""), text)
     text = re.sub(r"\b([A-Z])\.(?=\s?[A-Z][.\w])", r"\1 ", text)  # initials: "J. R. Smith"
     text = _ROMAN.sub(_roman_ordinal, text)
     for pattern, replacement in _FIGURES:
@@ -204,24 +213,21 @@ def expand(text: str) -> str:
     return text
 
 
-# --- words -----------------------------------------------------------------------------------------
+# --- words ----------------------------------------------------------------------------------------
 
-_PAUSE = re.compile(r"\s*(?:--+|[,;:()\[\]—–]|\.{3,}|…|[.!?](?=.))[\s,;:—–-]*")
-_FOLD = str.maketrans(
-    {"æ": "ae", "œ": "oe", "Æ": "Ae", "Œ": "Oe", "ß": "ss", "’": "'", "‘": "'", "`": "'"}
-)
+_PAUSE = re.compile(r"\s*(?:--+|[,;:()\[\]]|\.{3,}|[.!?](?=.))[\s,;:-]*")
+_FOLD = str.maketrans({"\xe6": "ae", "\u0153": "oe", "\xc6": "Ae", "\u0152": "Oe", "\xdf": "ss"})
 # Not a word of English anyone would pronounce as spelt: "hrrmph", "xiv", "pgdp".
-_VOWELLESS = re.compile(r"\b(?!(?:hm+|mm+|sh+|pst|nth)\b)[b-df-hj-np-tv-xz]{2,}\b")
+_VOWELLESS = re.compile(r"(?<!')\b(?!(?:hm+|mm+|sh+|pst|nth)\b)[b-df-hj-np-tv-xz]{2,}\b")
 _STUTTER = re.compile(r"(.)\1\1")
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words of expanded text, accents folded, hyphens as spaces; [] if any is unreadable."""
+    """Lower-case words of expanded text, accents folded, hyphens as spaces; [] if unreadable."""
     text = unicodedata.normalize("NFKD", text.translate(_FOLD))
     text = "".join(c for c in text if not unicodedata.combining(c)).lower()
     text = re.sub(r"\b(to)-(day|night|morrow)|\b(good)-(bye?)\b", r"\1\2\3\4", text)
-    text = re.sub(r"[-‐-‒/]", " ", text)
-    text = re.sub(r"[\"“”«»_=*.,;:!?()\[\]{}~]", " ", text)
+    text = re.sub(r"[-/\"_=*.,;:!?()\[\]{}~]", " ", text)
     found = [w for w in (token.strip("'") for token in text.split()) if w]
     line = " ".join(found)
     if not is_transcript(line) or _VOWELLESS.search(line) or _STUTTER.search(line):
@@ -238,28 +244,31 @@ def normalise(text: str) -> str:
     return " ".join(words(expand(text)))
 
 
-# --- books -----------------------------------------------------------------------------------------
+# --- books ----------------------------------------------------------------------------------------
 
 _FURNITURE = re.compile(
-    r"gutenberg|pgdp|transcrib|produced by|e-text|etext|copyright|all rights reserved|https?:|www\.|@|"
-    r"^\W*(?:chapter|contents|illustrat|footnote|note:|page|part|book|vol|epoch|finis|the end)\b",
+    r"gutenberg|pgdp|transcrib|produced by|e-text|etext|copyright|all rights reserved|https?:"
+    r"|www\.|@|^\W*(?:chapter|contents|illustrat|footnote|note:|page|part|book|vol|epoch|finis)\b"
+    r"|^\W*the end\b",
     re.IGNORECASE,
 )
-_BRACKETED = re.compile(r"\[[^\[\]]*\]|\{[^{}]*\}")
+_BOOK_END = re.compile(
+    r"^(?:\*\*\* ?END OF|End of (?:the |this )?Project Gutenberg).*", re.MULTILINE | re.IGNORECASE
+)
+# A footnote's text, set off like a paragraph: "[1] See the map.", "{3}  Oxford he must have meant."
+_FOOTNOTE = re.compile(r"^\s*[\[{](?:\d+|[A-Z*])[\]}]\s+\S")
+_BRACKETED = re.compile(r"\[[^\[\]]{0,2000}\]|\{[^{}]{0,2000}\}")
 
 
 def paragraphs(book: str) -> Iterator[str]:
     """The running prose of a Gutenberg text, one line a paragraph; all furniture is left out."""
-    book = book.replace("\r\n", "\n").replace("\ufeff", "")
+    book = book.replace("\r\n", "\n").replace("\ufeff", "").translate(_PLAIN)
     if start := re.search(r"^\*\*\* ?START OF.*$", book, re.MULTILINE):
         book = book[start.end() :]
-    if end := re.search(
-        r"^(?:\*\*\* ?END OF|End of (?:the |this )?Project Gutenberg).*", book, re.M | re.I
-    ):
+    if end := _BOOK_END.search(book):
         book = book[: end.start()]
-    book = _BRACKETED.sub(
-        "", book
-    )  # illustrations, footnotes, stage directions: may span paragraphs
+    book = "\n\n".join(b for b in re.split(r"\n\s*\n", book) if not _FOOTNOTE.match(b))
+    book = _BRACKETED.sub("", book)  # illustrations, stage directions: these may span paragraphs
     for block in re.split(r"\n\s*\n", book):
         lines = [line for line in block.splitlines() if line.strip()]
         if not lines or _FURNITURE.search(block):
@@ -267,13 +276,13 @@ def paragraphs(book: str) -> Iterator[str]:
         # Set-off verse, tables, title pages: lines that begin far in or hold columns.
         if sum(line.startswith("   ") or "   " in line.strip() for line in lines) > len(lines) / 2:
             continue
-        # A hyphen at a line's end belongs to a compound ("after-\nlecture"): no break is hyphenated.
+        # A hyphen at a line's end is a compound's ("after-\nlecture"): words are never broken.
         text = re.sub(r"(?<=\w-) (?=\w)", "", " ".join(line.strip() for line in lines))
         text = re.sub(r"\s+", " ", re.sub(r"[_=*#^~|]", "", text)).strip()
         letters = [c for c in text if c.isalpha()]
         if not letters or sum(c.isupper() for c in letters) > 0.3 * len(letters):
             continue  # headings
-        if not re.search(r"[.!?:;,\-][\"'”’)]*$", text):
+        if not re.search(r"[.!?:;,\-][\"')]*$", text):
             continue  # captions, table rows: prose ends in punctuation
         yield text
 
@@ -281,7 +290,7 @@ def paragraphs(book: str) -> Iterator[str]:
 def sentences(paragraph: str) -> Iterator[str]:
     """Sentences of a paragraph, already expanded."""
     text = expand(paragraph)
-    yield from filter(None, re.split(r"(?<=[.!?])[\"'”’)]*\s+(?=[\"'“‘(]*[A-Z])", text))
+    yield from filter(None, re.split(r"(?<=[.!?])[\"')]*\s+(?=[\"'(]*[A-Z])", text))
 
 
 def _clauses(sentence: str) -> list[list[str]] | None:
@@ -296,10 +305,10 @@ def _clauses(sentence: str) -> list[list[str]] | None:
     return found
 
 
-_BREAK_BEFORE = frozenset(
-    "and but or which that who when where while because if for with from as than until after before "
-    "to in of by on at".split()
-)
+_BREAK_BEFORE = frozenset((
+    "and", "but", "or", "which", "that", "who", "when", "where", "while", "because", "if", "for",
+    "with", "from", "as", "than", "until", "after", "before", "to", "in", "of", "by", "on", "at",
+))  # fmt: skip
 
 
 def _cut(run: list[str], limit: int) -> Iterator[list[str]]:
@@ -315,7 +324,7 @@ def _cut(run: list[str], limit: int) -> Iterator[list[str]]:
 
 
 def utterances_of(sentence: str) -> Iterator[Utterance]:
-    """Cut an expanded sentence into utterances of 1..22 words; yields nothing if it is unreadable."""
+    """Cut an expanded sentence into utterances of 1..22 words; none if it is unreadable."""
     clauses = _clauses(sentence)
     if not clauses:
         return
@@ -325,7 +334,7 @@ def utterances_of(sentence: str) -> Iterator[Utterance]:
         limit = 1 + int(place / SHORT_SENTENCES * SHORT_WORDS)
     else:  # a spread of lengths, so that no position in an utterance is special
         limit = 13 + int(_unit_interval("limit", key) * (MAX_WORDS - 12))
-    end = re.search(r"[.!?](?=[\"'”’)]*$)", sentence)
+    end = re.search(r"[.!?](?=[\"')]*$)", sentence)
     pieces: list[list[list[str]]] = [[]]
     for run in (piece for clause in clauses for piece in _cut(clause, limit)):
         if pieces[-1] and sum(map(len, pieces[-1])) + len(run) > limit:

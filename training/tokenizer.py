@@ -11,12 +11,17 @@ blank is the last id, as the exported graphs have it.  SentencePiece itself neve
 from __future__ import annotations
 
 import io
+import math
+from bisect import bisect
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edge_runtime.errors import ConfigError
-from edge_runtime.tokens import BLANK, Vocabulary
+from edge_runtime.tokens import BLANK, WORD_START, Vocabulary
 from training.manifest import write_atomically
 
 MODEL, TOKENS = "tokenizer.model", "tokens.txt"
@@ -28,6 +33,12 @@ class Tokenizer:
     def __init__(self, path: Path, model: Any) -> None:
         self.path = path
         self._model = model
+        self._scores: dict[str, tuple[int, float]] = {  # piece -> id, log probability
+            model.id_to_piece(i): (i, model.get_score(i))
+            for i in range(model.get_piece_size())
+            if not model.is_unknown(i)
+        }
+        self._longest = max(map(len, self._scores))  # characters
 
     @classmethod
     def load(cls, path: Path | str) -> Tokenizer:
@@ -64,15 +75,33 @@ class Tokenizer:
         ids: list[int] = self._model.encode(text)
         return ids
 
-    def sample(self, text: str, *, alpha: float = 0.1) -> list[int]:
-        """One of all segmentations, p ∝ P(segmentation)^alpha (arXiv:1804.10959).
+    def sample(self, text: str, rng: np.random.Generator, *, alpha: float = 0.1) -> list[int]:
+        """One of all segmentations, p ∝ P(segmentation)^alpha: subword regularisation.
 
-        Draws from SentencePiece's own generator: `seed_sampling` makes it repeatable.
+        SentencePiece's own sampler cannot be seeded again within a process, so this is forward
+        filtering and backward sampling over its scores (Kudo 2018, arXiv:1804.10959, section 3.2).
         """
-        ids: list[int] = self._model.encode(
-            text, enable_sampling=True, nbest_size=-1, alpha=alpha
-        )
-        return ids
+        scores = self._scores
+        marked = WORD_START + text.replace(" ", WORD_START) if text else ""
+        # weight[i]: log of the summed p^alpha of all segmentations of marked[:i]
+        weight = [0.0] + [-math.inf] * len(marked)
+        arcs: list[list[tuple[float, int, int]]] = [[] for _ in weight]  # (log weight, start, id)
+        for stop in range(1, len(weight)):
+            for start in range(max(0, stop - self._longest), stop):
+                if (entry := scores.get(marked[start:stop])) is not None:
+                    arcs[stop].append((weight[start] + alpha * entry[1], start, entry[0]))
+            if not arcs[stop]:  # a character that no piece has
+                arcs[stop].append((weight[stop - 1], stop - 1, self._model.unk_id()))
+            top = max(arc[0] for arc in arcs[stop])
+            weight[stop] = top + math.log(sum(math.exp(arc[0] - top) for arc in arcs[stop]))
+        ids: list[int] = []
+        stop = len(marked)
+        while stop:
+            shares = accumulate(math.exp(arc[0] - weight[stop]) for arc in arcs[stop])
+            chosen = min(bisect(list(shares), rng.random()), len(arcs[stop]) - 1)
+            _, stop, unit = arcs[stop][chosen]
+            ids.append(unit)
+        return ids[::-1]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of unit ids; blanks are dropped."""
@@ -80,13 +109,6 @@ class Tokenizer:
 
     def __reduce__(self) -> tuple[object, ...]:
         return Tokenizer.load, (self.path,)
-
-
-def seed_sampling(seed: int) -> None:
-    """Seed `Tokenizer.sample` of this process."""
-    import sentencepiece
-
-    sentencepiece.set_random_generator_seed(seed)
 
 
 def train_tokenizer(texts: Iterable[str], out: Path, *, vocab_size: int = 256) -> Tokenizer:

@@ -22,6 +22,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -68,13 +69,14 @@ class Recording:
 
 
 # Accents, and vocal tracts that pass for a person.  Left out: robots, whispers, creaks, Klatt
-# synthesis oddities, and effects ("Demonic", "Storm").
-_ACCENTS = ("en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland")
+# synthesis oddities, and effects ("Demonic", "Storm").  "en" is British; under its other name,
+# "en-gb", espeak-ng drops the variant without a word.
+_ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland")
 _TRACTS = ("m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "f1", "f2", "f3", "f4", "f5")
-_NAMED = ("en-us+Alex", "en-us+Andy", "en-us+Annie", "en-gb+Gene", "en-gb+Lee", "en-us+Mike")
+_NAMED = ("en-us+Alex", "en-us+Andy", "en-us+Annie", "en+Gene", "en+Lee", "en-us+Mike")
 _RARE = ("en-us-nyc+m1", "en-us-nyc+f2", "en-us-nyc+m7", "en-gb-x-gbclan+m3", "en-gb-x-gbclan+f4",
          "en-gb-x-gbcwmd+m8", "en-gb-x-gbcwmd+f1", "en-029+m2", "en-029+f3", "en-us+linda",
-         "en-us+belinda", "en-gb+pablo")  # fmt: skip
+         "en-us+belinda", "en+pablo")  # fmt: skip
 _ESPEAK = (*(f"{accent}+{tract}" for accent in _ACCENTS for tract in _TRACTS), *_NAMED, *_RARE)
 
 VOICES: Mapping[str, Voice] = {
@@ -109,10 +111,9 @@ def select(names: Sequence[str] = ("all",), *, exclude: Iterable[str] = ()) -> t
     excluded = tuple(exclude)
     for name in (*names, *excluded):
         if not any(matches(name, voice) for voice in VOICES.values()):
-            raise ConfigError(
-                f"no voice {name!r}; there are: all, held-out, flite, festival, espeak-ng, "
-                + ", ".join(VOICES)
-            )
+            known = ("all", "held-out", "flite", "festival", "espeak-ng", *VOICES)
+            like = get_close_matches(name, known, n=4, cutoff=0.0)
+            raise ConfigError(f"no voice {name!r}; the nearest are {', '.join(like)}")
     chosen = tuple(
         voice
         for voice in VOICES.values()
@@ -123,42 +124,47 @@ def select(names: Sequence[str] = ("all",), *, exclude: Iterable[str] = ()) -> t
     return chosen
 
 
-# --- engines: each reads a batch into numbered WAV files -----------------------------------------
+# --- engines: each reads a batch into numbered WAV files; a line that fails leaves none -----------
+
+
+def _quietly(*command: str, seconds: float = 60.0) -> None:
+    """Run to the end, or kill it: whether it worked shows in the files it leaves."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        subprocess.run(command, check=False, capture_output=True, timeout=seconds)
 
 
 def _flite(voice: Voice, lines: Sequence[Line], folder: Path) -> None:
     for i, line in enumerate(lines):
         # No pitch: shifting a recorded speaker's F0 makes the clustergen voices buzz.
-        subprocess.run(
-            ["flite", "-voice", voice.id, "--setf", f"duration_stretch={1 / line.speed:.3f}",
-             "-t", line.spoken, "-o", str(folder / f"{i}.wav")],
-            check=False, capture_output=True, timeout=60,
-        )  # fmt: skip
+        stretch = f"duration_stretch={1 / line.speed:.3f}"
+        wav = str(folder / f"{i}.wav")
+        _quietly("flite", "-voice", voice.id, "--setf", stretch, "-t", line.spoken, "-o", wav)
 
 
 def _festival(voice: Voice, lines: Sequence[Line], folder: Path) -> None:
-    script = [f"(voice_{voice.id})"]
-    for i, line in enumerate(lines):
-        script.append(f"(Parameter.set 'Duration_Stretch {1 / line.speed:.3f})")
-        script.append(
-            f'(utt.save.wave (utt.synth (Utterance Text "{line.spoken}")) '
-            f'"{folder / f"{i}.wav"}" \'riff)'
-        )
-    path = folder / "batch.scm"
-    path.write_text("\n".join(script), encoding="ascii")
-    subprocess.run(
-        ["festival", "-b", str(path)], check=False, capture_output=True, timeout=60 + 5 * len(lines)
-    )
+    wavs = [folder / f"{i}.wav" for i in range(len(lines))]
+    first = 0
+    while first < len(lines):
+        script = [f"(voice_{voice.id})"]
+        for line, wav in zip(lines[first:], wavs[first:], strict=True):
+            script.append(f"(Parameter.set 'Duration_Stretch {1 / line.speed:.3f})")
+            utterance = f'(utt.synth (Utterance Text "{line.spoken}"))'
+            script.append(f'(utt.save.wave {utterance} "{wav}" \'riff)')
+        path = folder / "batch.scm"
+        path.write_text("\n".join(script) + "\n", encoding="ascii")
+        _quietly("festival", "-b", str(path), seconds=60.0 + 5 * len(lines))
+        # One bad line ends the process: go on behind it.
+        first = next((i for i in range(first, len(lines)) if not wavs[i].exists()), len(lines)) + 1
 
 
 def _espeak(voice: Voice, lines: Sequence[Line], folder: Path) -> None:
     for i, line in enumerate(lines):
-        subprocess.run(
-            ["espeak-ng", "-v", voice.id, "-w", str(folder / f"{i}.wav"),
-             "-s", f"{165 * line.speed:.0f}",  # words a minute
-             "-p", f"{50 + 20 * line.pitch:.0f}", "--", line.spoken],
-            check=False, capture_output=True, timeout=60,
-        )  # fmt: skip
+        speed = f"{165 * line.speed:.0f}"  # words a minute
+        pitch = f"{50 + 20 * line.pitch:.0f}"  # 0..99
+        wav = str(folder / f"{i}.wav")
+        _quietly(
+            "espeak-ng", "-v", voice.id, "-s", speed, "-p", pitch, "-w", wav, "--", line.spoken
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,8 +190,10 @@ def _has_festival(voice: Voice) -> bool:
 
 def _has_espeak(voice: Voice) -> bool:
     accent, _, variant = voice.id.partition("+")
-    accents = _output("espeak-ng", "--voices=en")
-    return f" {accent} " in accents and f"!v/{variant} " in _output("espeak-ng", "--voices=variant")
+    unknown = subprocess.run(
+        ["espeak-ng", "-q", "-v", accent, "x"], check=False, capture_output=True
+    )
+    return not unknown.returncode and f"!v/{variant} " in _output("espeak-ng", "--voices=variant")
 
 
 _FESTIVAL_PACKAGES = {
@@ -227,9 +235,7 @@ def speak(voice: Voice, lines: Sequence[Line]) -> list[Recording | None]:
     """Read `lines` in one voice, in one go; None in the place of a line the engine failed on."""
     with TemporaryDirectory(prefix="vitconformer-synth-") as temporary:
         folder = Path(temporary)
-        # what was finished before an engine hung is still good
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            _ENGINES[voice.engine].read(voice, lines, folder)
+        _ENGINES[voice.engine].read(voice, lines, folder)
         return [_load(folder / f"{i}.wav", voice, line) for i, line in enumerate(lines)]
 
 

@@ -9,8 +9,8 @@ What makes a step cheap:
 
 One session serves every batch and chunk size. A session per shape, with its dimensions fixed so
 that the graph's shape arithmetic folds away, was measured to be no faster on our exports
-(onnxruntime then reuses more buffers, which costs what the folding gains) and would hold the weights
-once more.
+(onnxruntime then reuses more buffers, which costs what the folding gains) and would hold the
+weights once more.
 """
 
 from __future__ import annotations
@@ -55,10 +55,14 @@ def open_onnx(model: Path, *, threads: int = 1) -> OnnxBackend:
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # whatever its name
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 4  # failures arrive as exceptions; stderr belongs to the program
     try:
-        session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        # Without enable_fallback=0 the Python wrapper prints to stdout and tries the file again.
+        session = ort.InferenceSession(
+            str(model), options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
         return OnnxBackend(str(model), session)
     except Exception as error:  # onnxruntime's errors have no common base
         raise BundleError(

@@ -21,9 +21,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--list-devices", action="store_true", help="list the microphones and stop")
     parser.add_argument("--json", action="store_true", help="one JSON object per event and line")
-    parser.add_argument(
-        "--nbest", type=options.positive, metavar="N", help="alternatives per final"
-    )
     parser.add_argument("--quiet", action="store_true", help="nothing on stderr but errors")
     options.add_decoding_options(parser)
     options.add_model_options(parser)

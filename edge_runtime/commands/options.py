@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.errors import ConfigError
 
 if TYPE_CHECKING:
+    from edge_runtime.decoding import DecoderConfig
     from edge_runtime.recognizer import Recognizer
 
 BUNDLE_VARIABLE = "VITCONFORMER_BUNDLE"
 DEFAULT_BUNDLE = "en-demo"
-DEFAULT_BOOST = 2.0  # for a hotword without one; log units per token
 DEFAULT_BEAM = 8
 
 
@@ -35,14 +36,15 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_decoding_options(parser: argparse.ArgumentParser) -> None:
-    """Chunk size, decoder and end-pointing."""
+def add_decoding_options(parser: argparse.ArgumentParser, *, several_chunks: bool = False) -> None:
+    """Chunk size (or sizes), decoder, n-best and end-pointing."""
     group = parser.add_argument_group("recognition")
     group.add_argument(
         "--chunk-ms",
-        type=positive,
-        metavar="MS",
-        help="audio per step in ms: less is quicker, more is more accurate (default: the bundle's)",
+        type=positives if several_chunks else positive,
+        metavar="MS,..." if several_chunks else "MS",
+        help="audio per step in ms: less is quicker, more is more accurate "
+        f"(default: {'all the bundle has' if several_chunks else 'the bundle decides'})",
     )
     group.add_argument(
         "--beam",
@@ -62,10 +64,13 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PHRASE[:BOOST]",
-        help=f"phrase to favour, may be repeated (default boost: {DEFAULT_BOOST:g} per token)",
+        help="phrase to favour, by BOOST nats per piece (default: 1.5); may be repeated",
     )
     group.add_argument(
         "--hotwords", metavar="FILE", help="file of such phrases, one a line; # starts a comment"
+    )
+    group.add_argument(
+        "--nbest", type=positive, metavar="N", help="list N readings of each final (default: 1)"
     )
     group.add_argument(
         "--no-endpoint", action="store_true", help="one final per stream: do not cut at pauses"
@@ -74,7 +79,6 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
 
 def open_recognizer(args: argparse.Namespace) -> Recognizer:
     """The Recognizer that the options describe.  Raises EdgeError."""
-    from edge_runtime.decoding import GreedyConfig
     from edge_runtime.endpoint import EndpointConfig
     from edge_runtime.recognizer import Recognizer
 
@@ -82,7 +86,7 @@ def open_recognizer(args: argparse.Namespace) -> Recognizer:
     return Recognizer.open(
         bundle,
         chunk_ms=args.chunk_ms,
-        decoder=_beam(args, bundle) or GreedyConfig(),
+        decoder=_decoder(args, bundle),
         endpoint=None if args.no_endpoint else EndpointConfig(),
         **engine_options(args),
     )
@@ -106,6 +110,11 @@ def find_bundle(given: str | None) -> Path:
     raise ConfigError(f"no model bundle: give --bundle DIR or set {BUNDLE_VARIABLE}")
 
 
+def positives(text: str) -> list[int]:
+    """An argparse type: such numbers, separated by commas."""
+    return [positive(part) for part in text.split(",")]
+
+
 def positive(text: str) -> int:
     """An argparse type: a whole number from 1."""
     value = int(text)
@@ -114,54 +123,35 @@ def positive(text: str) -> int:
     return value
 
 
-positive.__name__ = "whole number from 1"  # argparse: "invalid whole number from 1 value: '0'"
+# argparse: "invalid whole number from 1 value: '0'"
+positive.__name__ = "whole number from 1"
+positives.__name__ = "list of whole numbers from 1"
 
 
-def parse_hotword(text: str) -> tuple[str, float]:
-    """`phrase` or `phrase:boost`.  Raises ConfigError."""
-    phrase, colon, boost = text.rpartition(":")
-    if not colon:
-        phrase, boost = text, str(DEFAULT_BOOST)
-    phrase = " ".join(phrase.split())
-    try:
-        value = float(boost)
-    except ValueError:
-        raise ConfigError(f"hotword {text!r}: the boost after ':' must be a number") from None
-    if not phrase:
-        raise ConfigError(f"hotword {text!r}: there is no phrase before ':'")
-    return phrase, value
-
-
-def read_hotwords(path: str) -> list[tuple[str, float]]:
-    """A file of hotwords.  Raises ConfigError."""
+def read_hotwords(path: str) -> list[str]:
+    """The phrases of a file, one a line; # starts a comment.  Raises ConfigError."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"hotword file {path}: {error}") from error
-    texts = (line.partition("#")[0].strip() for line in lines)
-    return [parse_hotword(text) for text in texts if text]
+    return [text for line in lines if (text := line.partition("#")[0].strip())]
 
 
-def _beam(args: argparse.Namespace, bundle: Path) -> Any:
-    """A BeamConfig if anything asks for one, else None."""
-    hotwords = [parse_hotword(text) for text in args.hotword]
-    if args.hotwords:
-        hotwords += read_hotwords(args.hotwords)
-    nbest = getattr(args, "nbest", None) or 1
+def _decoder(args: argparse.Namespace, bundle: Path) -> DecoderConfig:
+    """Greedy, unless an option needs a beam."""
+    from edge_runtime.decoding import BeamConfig, GreedyConfig
+
+    hotwords = [*args.hotword, *(read_hotwords(args.hotwords) if args.hotwords else [])]
+    nbest = args.nbest or 1
     if not (args.beam or hotwords or args.lm_weight or nbest > 1):
-        return None
-    from edge_runtime.decoding import BeamConfig
-
-    options: dict[str, Any] = {
-        "beam": args.beam or max(DEFAULT_BEAM, nbest),
-        "hotwords": tuple(hotwords),
-        "nbest": nbest,
-    }
+        return GreedyConfig()
+    beam = args.beam or max(DEFAULT_BEAM, nbest)
+    config = BeamConfig(beam=beam, hotwords=tuple(hotwords), nbest=nbest)
     if args.lm_weight:
         from edge_runtime.bundle import Bundle
 
         path = Bundle.open(bundle).lm_file()
         if path is None:
             raise ConfigError(f"{bundle} has no language model: leave --lm-weight out")
-        options |= {"lm": path, "lm_weight": args.lm_weight}
-    return BeamConfig(**options)
+        config = replace(config, lm=str(path), lm_weight=args.lm_weight)
+    return config

@@ -36,9 +36,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help="audio file; - is standard input")
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="one JSON object per event and line")
-    output.add_argument(
-        "--nbest", type=options.positive, metavar="N", help="alternatives per final"
-    )
     output.add_argument("--srt", metavar="FILE", help="write SubRip captions; - is standard output")
     output.add_argument("--vtt", metavar="FILE", help="write WebVTT captions; - is standard output")
     output.add_argument(

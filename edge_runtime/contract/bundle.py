@@ -58,7 +58,7 @@ class Manifest:
     created: str  # ISO 8601 with offset
     frontend: str  # one of FRONTENDS
     sample_rate: int  # Hz
-    chunk_frames: tuple[int, ...]  # feature frames per window that the graph may be run with
+    chunk_frames: tuple[int, ...]  # feature frames per step that the graph may be run with
     default_chunk_ms: int  # ms of audio per step when the user chooses nothing
     precisions: Mapping[str, str]  # "float32" -> "encoder.onnx"
     files: Mapping[str, FileEntry] = field(default_factory=dict)
@@ -260,6 +260,9 @@ def _check(m: Manifest) -> None:
             name,
             "an object of texts",
         )
+    for name in ("confidence", "lm"):
+        file = getattr(m, name)
+        need(file is None or matches(file, _FILE), name, "a plain file name or null")
     need(isinstance(m.files, Mapping), "files", "an object")
     need(bool(m.precisions), "precisions", "at least one model file")
     for name in m.files:

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from edge_runtime.errors import ConfigError
     from training.bundle import CHUNKS_MS, Release, export_bundle
 
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s", force=True)
     if args.chunk_ms not in CHUNKS_MS:
         raise ConfigError(f"--chunk-ms {args.chunk_ms}: one of {', '.join(map(str, CHUNKS_MS))}")
     bundle = export_bundle(

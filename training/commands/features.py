@@ -25,7 +25,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--copies", type=int, default=1, metavar="N",
         help="altered copies per utterance with --augment (default: 1)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of --augment (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of --augment (default: 0)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,5 +43,5 @@ def run(args: argparse.Namespace) -> int:
     store = build_store(
         args.manifest, args.out, jobs=args.jobs, augment=augment, progress=sys.stderr.isatty()
     )
-    print(f"{args.out}: {len(store)} utterances, {store.seconds / 3600:.2f} h", file=sys.stderr)  # noqa: T201
+    print(f"{args.out}: {len(store)} utterances, {store.seconds / 3600:.2f} h")
     return 0

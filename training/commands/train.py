@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -31,7 +32,13 @@ def run(args: argparse.Namespace) -> int:
     from training.recipe import load_recipe
     from training.train import train
 
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
+    leads = int(os.environ.get("RANK", "0")) == 0  # torchrun numbers its processes
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO if leads else logging.WARNING,
+        format="%(asctime)s %(message)s",
+        force=True,  # the command line has set up a quieter one
+    )
     if args.threads:
         torch.set_num_threads(args.threads)
     recipe = load_recipe(args.recipe, args.set)
@@ -47,11 +54,13 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("name the data: --train STORE … --tokenizer DIR, or data.train in the recipe")
     recipe = dataclasses.replace(recipe, data=data)
     curves = None
-    if not args.no_curves:
+    if leads and not args.no_curves:
         from torch.utils.tensorboard import SummaryWriter
 
         curves = SummaryWriter(args.out / "curves")
-    print(train(recipe, args.out, device=args.device, curves=curves))
+    final = train(recipe, args.out, device=args.device, curves=curves)
+    if leads:
+        print(final)
     return 0
 
 

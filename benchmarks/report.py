@@ -1,0 +1,304 @@
+"""Records to documents: docs/results.md, and the table of targets in the README.
+
+    python benchmarks/report.py        # after benchmarks/run.py, which calls it
+
+Every number comes from benchmarks/results/*.json, every definition from the docstring of the benchmark
+that made it. Only what is between the markers is replaced. A target without a record is shown as not
+measured, never left out.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import RESULTS, ROOT, Table, markdown, say
+
+ORDER = ("parity", "sherpa", "gemm", "overhead", "batch", "memory", "accuracy", "latency",
+         "confidence")  # fmt: skip
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+SEEN, HELD_OUT, REAL = "seen-voices", "held-out-voices", "reader-5652"  # names of test sets
+
+Results = Mapping[str, Any]
+Finding = tuple[str, bool | None]  # what was measured; whether it is good enough, where that is set
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One line of the table of targets."""
+
+    what: str
+    aim: str
+    benchmark: str
+    find: Callable[[Results], Finding]  # KeyError: not measured
+
+
+def _parity(results: Results) -> Finding:
+    worst = max(found["largest_difference"] for found in results.values())
+    same = sum(found["pieces_with_equal_tokens"] for found in results.values())
+    pieces = sum(found["pieces"] for found in results.values())
+    return f"{worst:.1e}; {same} of {pieces}", worst <= 1e-4 and same == pieces
+
+
+def _sherpa_tokens(results: Results) -> Finding:
+    chunks = [found for name, found in results.items() if name.isdigit()]
+    same = min(found["utterances_with_equal_tokens"] for found in chunks)
+    count = min(found["utterances"] for found in chunks)
+    return f"{same} of {count}", same == count >= 100
+
+
+def _sherpa_ratio(chunk_ms: int) -> Callable[[Results], Finding]:
+    def find(results: Results) -> Finding:
+        ratio = results[str(chunk_ms)]["ratio"]
+        return f"{ratio:.2f}", ratio <= 1
+
+    return find
+
+
+def _gemm(results: Results) -> Finding:
+    ratios = {chunk_ms: results[str(chunk_ms)]["ratio"] for chunk_ms in (80, 320)}
+    text = ", ".join(f"{ratio:.2f} at {chunk_ms} ms" for chunk_ms, ratio in ratios.items())
+    return text, max(ratios.values()) <= 2
+
+
+def _overhead(results: Results) -> Finding:
+    share = results["320"]["rest_share"]
+    return f"{share:.1%}", share <= 0.05
+
+
+def _batch(results: Results) -> Finding:
+    found = results["8"]
+    same = found["streams_with_equal_texts"]
+    return f"{found['ratio']:.2f}, {same} of 8 texts equal", found["ratio"] <= 0.6 and same == 8
+
+
+def _growth(results: Results) -> Finding:
+    growth = results["stream"]["growth_mb"]
+    return f"{growth:+.2f} MB", growth < 1 and results["minutes"] >= 60
+
+
+def _peak(results: Results) -> Finding:
+    peak = results["stream"]["peak_rss_mb"]
+    return f"{peak:.0f} MB", peak < 150
+
+
+def _cold_start(results: Results) -> Finding:
+    cpu_s = results["cold_start"]["cpu_s"]
+    return f"{cpu_s:.2f} s", cpu_s < 1
+
+
+def _wer(name: str, most: float | None) -> Callable[[Results], Finding]:
+    def find(results: Results) -> Finding:
+        wer = results[name]["systems"]["320 ms, greedy"]["wer"]
+        return f"{wer:.1%}", None if most is None else wer <= most
+
+    return find
+
+
+def _real_speech(results: Results) -> Finding:
+    systems = results[REAL]["systems"]
+    shown = [f"{ms} ms" for ms in (80, 160, 320, 640)]
+    rates = [f"{systems[f'{name}, greedy']['wer']:.1%}" for name in (*shown, "offline")]
+    return f"{' / '.join(rates)}; {systems['pocketsphinx']['wer']:.1%}", None
+
+
+def _latency(field: str) -> Callable[[Results], Finding]:
+    def find(results: Results) -> Finding:
+        cells = []
+        for chunk_ms, found in results.items():
+            values = " / ".join(f"{1e3 * found[field][rank]:.0f}" for rank in ("p50", "p90", "p99"))
+            cells.append(f"{chunk_ms}: {values}")
+        return "; ".join(cells), None
+
+    return find
+
+
+def _confidence(name: str) -> Callable[[Results], Finding]:
+    def find(results: Results) -> Finding:
+        found = results[name]
+        return f"{found['auroc']:.3f} / {found['nce']:.3f} / {found['ece']:.3f}", None
+
+    return find
+
+
+TARGETS = (
+    Target(
+        what="chunked against offline: largest difference of a log-probability; equal tokens",
+        aim="≤ 1e-4; all",
+        benchmark="parity",
+        find=_parity,
+    ),
+    Target(
+        what="utterances with the tokens of stock sherpa-onnx",
+        aim="all of ≥ 100",
+        benchmark="sherpa",
+        find=_sherpa_tokens,
+    ),
+    *(
+        Target(
+            what=f"CPU time at {chunk_ms} ms, ours / sherpa-onnx (C++), same file, one thread",
+            aim="≤ 1.0",
+            benchmark="sherpa",
+            find=_sherpa_ratio(chunk_ms),
+        )
+        for chunk_ms in (320, 80)
+    ),
+    Target(
+        what="graph / the time of its multiply-adds", aim="≤ 2", benchmark="gemm", find=_gemm
+    ),
+    Target(
+        what="our CPU time outside graph and features at 320 ms",
+        aim="≤ 5 %",
+        benchmark="overhead",
+        find=_overhead,
+    ),
+    Target(
+        what="8 streams batched / one by one, CPU time",
+        aim="≤ 0.6",
+        benchmark="batch",
+        find=_batch,
+    ),
+    Target(
+        what="memory growth over one hour of audio",
+        aim="< 1 MB",
+        benchmark="memory",
+        find=_growth,
+    ),
+    Target(what="peak resident memory", aim="< 150 MB", benchmark="memory", find=_peak),
+    Target(
+        what="cold start to the final text of a 3 s clip, CPU time",
+        aim="< 1 s",
+        benchmark="memory",
+        find=_cold_start,
+    ),
+    Target(
+        what="WER at 320 ms, greedy: unseen sentences, voices of the training",
+        aim="≤ 10 %",
+        benchmark="accuracy",
+        find=_wer(SEEN, 0.10),
+    ),
+    Target(
+        what="WER at 320 ms, greedy: unseen sentences, voices held out of the training",
+        aim="",
+        benchmark="accuracy",
+        find=_wer(HELD_OUT, None),
+    ),
+    Target(
+        what="WER on real speech (LibriSpeech reader 5652) at 80 / 160 / 320 / 640 ms / offline; "
+        "pocketsphinx",
+        aim="",
+        benchmark="accuracy",
+        find=_real_speech,
+    ),
+    Target(
+        what="word emission latency per chunk size, p50 / p90 / p99, ms",
+        aim="",
+        benchmark="latency",
+        find=_latency("emission_s"),
+    ),
+    Target(
+        what="end of speech to final by pause, per chunk size, p50 / p90 / p99, ms",
+        aim="",
+        benchmark="latency",
+        find=_latency("final_by_pause_s"),
+    ),
+    *(
+        Target(
+            what=f"word confidence at 320 ms, {name}: AUROC / NCE / ECE",
+            aim="",
+            benchmark="confidence",
+            find=_confidence(name),
+        )
+        for name in (REAL, HELD_OUT)
+    ),
+)
+
+
+def targets_table(records: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What was asked, what was measured, and whether that is enough."""
+    rows = [["what", "target", "measured", "met"]]
+    for target in TARGETS:
+        try:
+            measured, met = target.find(records[target.benchmark]["results"])
+        except KeyError:
+            measured, met = "not measured", None
+        rows.append([target.what, target.aim, measured, {True: "yes", False: "**no**", None: ""}[met]])
+    return rows
+
+
+def section(name: str, record: Mapping[str, Any]) -> str:
+    """One benchmark: what its numbers mean, the numbers, and where they come from."""
+    module = importlib.import_module(f"benchmarks.{name}")
+    title, _, meaning = inspect.cleandoc(module.__doc__ or "").partition("\n")
+    return "\n".join(
+        [
+            f"## {title.rstrip('.')}",
+            "",
+            meaning.strip(),
+            "",
+            markdown(module.table(record["results"])),
+            f"`{record['command']}`  ",
+            provenance(record),
+            "",
+        ]
+    )
+
+
+def provenance(record: Mapping[str, Any]) -> str:
+    machine, bundle = record["machine"], record["bundle"]
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    return (
+        f"{record['date']}, commit {record['commit']}; {bundle['name']} {bundle['version']} "
+        f"({bundle['encoder_sha256'][:12]}); {machine['cpu']}, {machine['cores']} cores, "
+        f"{machine['memory_gib']} GiB, {machine['system']}, load before {machine['load_before']}; "
+        f"{versions}."
+    )
+
+
+def replace_between(text: str, replacement: str) -> str:
+    """Raises ValueError where the markers are not there once, in order."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end or BEGIN in rest or END in after:
+        raise ValueError(f"expected {BEGIN} and {END} once")
+    return f"{before}{BEGIN}\n{replacement.strip()}\n{END}{after}"
+
+
+def load_records(folder: Path) -> dict[str, dict[str, Any]]:
+    return {
+        name: json.loads((folder / f"{name}.json").read_text("utf-8"))
+        for name in ORDER
+        if (folder / f"{name}.json").is_file()
+    }
+
+
+def main() -> int:
+    records = load_records(RESULTS)
+    table = markdown(targets_table(records))
+    origins = {(r["machine"]["cpu"], r["machine"]["cores"], r["date"], r["commit"])
+               for r in records.values()}  # fmt: skip
+    measured = "; ".join(
+        f"{cpu}, {cores} cores, {date}, commit {commit}" for cpu, cores, date, commit in sorted(origins)
+    )
+    documents = {
+        "README.md": f"{table}\nMeasured on {measured or 'nothing yet'}. What each number means, how it "
+        "was measured and more of them: [results](docs/results.md).",
+        "docs/results.md": "\n".join(
+            ["## Targets", "", table, *(section(name, record) for name, record in records.items())]
+        ),
+    }
+    for name, content in documents.items():
+        path = ROOT / name
+        path.write_text(replace_between(path.read_text("utf-8"), content), "utf-8")
+        say(f"wrote {name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

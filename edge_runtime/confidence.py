@@ -1,0 +1,374 @@
+"""How sure is the recogniser: per frame, per word, per utterance.
+
+Per frame the measure is the Tsallis entropy of the output distribution, which finds wrong words of
+CTC models better than the greatest probability (Laptev & Ginsburg, arXiv:2212.08703), with alpha =
+1/3: sum(p^alpha) is one exp of a third of the log-probabilities.
+
+    H      = (1 - sum(p^alpha)) / (alpha - 1)          Hmax = (V^(1 - alpha) - 1) / (1 - alpha)
+    exp    = (e^-H - e^-Hmax) / (1 - e^-Hmax)          linear = 1 - H / Hmax
+
+Both normalisations rank frames alike. `exp` spreads the sure ones; `linear` spreads the unsure
+ones and is the one a person can read.
+
+A word's features are taken over the frames that say its tokens: blanks between them are always
+sure of themselves. They rank words well but are no probabilities, so a logistic map fitted on
+development data (`confidence_fit`) turns them into the probability that the word is right. It
+belongs to one model and travels in its bundle. Without a map the confidence is the least `linear`
+of the word.
+
+An utterance is as sure as its words, weighted by their letters. What it cannot show is words that
+are missing; `deletion_score` looks for those where blanks were emitted over speech.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.decoding import Token
+from edge_runtime.errors import BundleError, BundleIncompatible
+from edge_runtime.events import Word
+
+Array = NDArray[np.float32]
+
+ALPHA = 1 / 3
+FLOOR = -30.0  # least log-probability that is kept, so that all statistics are finite
+# The numbers kept of a frame
+TSALLIS, TSALLIS_LINEAR, LOG_MAX, MARGIN, LOG_BLANK, LOG_NONBLANK = range(6)
+
+SCHEMA_VERSION = 1
+CLIP = 4.0  # standard deviations; beyond what was seen when fitting a map must not extrapolate
+_REMEDY = "fit the confidence map again and write a new bundle"
+
+
+def frame_stats(logprobs: Array) -> Array:
+    """Statistics of every frame: [T', V] with the blank last -> [6, T'], finite."""
+    frames, vocabulary = logprobs.shape
+    blank = logprobs[:, -1]  # (T', V) -> T'
+    others = logprobs[:, :-1]  # (T', V) -> (T', V - 1)
+    stats = np.empty((6, frames), np.float32)
+
+    greatest = (vocabulary ** (1 - ALPHA) - 1) / (1 - ALPHA)
+    least = math.exp(-greatest)
+    powers = np.multiply(logprobs, np.float32(ALPHA))
+    np.exp(powers, out=powers)
+    # (T', V) -> T'; a product with ones is the fastest sum over short rows. At least 1 but for
+    # rounding, because alpha < 1.
+    entropy = np.maximum(powers @ _ones(vocabulary), np.float32(1))
+    entropy -= 1
+    entropy *= 1 / (1 - ALPHA)
+    np.subtract(np.exp(-entropy), least, out=stats[TSALLIS])
+    stats[TSALLIS] *= 1 / (1 - least)
+    np.subtract(1, entropy * (1 / greatest), out=stats[TSALLIS_LINEAR])
+
+    stats[LOG_BLANK] = blank
+    best = np.maximum.reduce(others, axis=1, out=stats[LOG_NONBLANK])
+    first = np.maximum(best, blank, out=stats[LOG_MAX])
+    second = np.minimum(best, blank)  # where the blank is best; else the next token may be better
+    spoken = (best > blank).nonzero()[0]
+    if len(spoken):
+        rest = others[spoken]
+        rest[np.arange(len(spoken)), rest.argmax(axis=1)] = -np.inf
+        second[spoken] = np.maximum(second[spoken], np.maximum.reduce(rest, axis=1))
+    np.subtract(np.exp(first), np.exp(second), out=stats[MARGIN])
+    stats[: TSALLIS_LINEAR + 1] = np.maximum(stats[: TSALLIS_LINEAR + 1], 0)
+    return np.maximum(stats, FLOOR, out=stats)
+
+
+@functools.cache
+def _ones(size: int) -> Array:
+    return np.ones(size, np.float32)
+
+
+class FrameStats:
+    """The statistics of a stream's recent frames, by absolute frame; memory is bounded.
+
+    Rows are lists of floats: a word has a handful of frames, and on so few numbers Python is several
+    times faster than numpy.
+    """
+
+    def __init__(self, *, limit: int = 4096) -> None:
+        """`limit`: frames kept at least, more than the longest utterance has."""
+        self._limit = limit
+        self.reset()
+
+    def reset(self) -> None:
+        """A fresh stream: frame 0."""
+        self._rows: list[list[float]] = []
+        self.end = 0  # frames seen
+
+    @property
+    def first(self) -> int:
+        """The oldest frame that is kept."""
+        return self.end - len(self._rows)
+
+    def push(self, logprobs: Array) -> None:
+        """The next block, [T', V]."""
+        self._rows += frame_stats(logprobs).T.tolist()
+        self.end += len(logprobs)
+        if len(self._rows) >= 2 * self._limit:
+            del self._rows[: -self._limit]
+
+    def drop(self, before: int) -> None:
+        """Forgets the frames before `before`: an utterance ended there."""
+        del self._rows[: max(before - self.first, 0)]
+
+    def rows(self, first: int, stop: int) -> list[list[float]]:
+        """The frames of [first, stop) that are kept, six numbers each."""
+        base = self.first
+        return self._rows[max(first - base, 0) : max(stop - base, 0)]
+
+
+class WordFeatures(NamedTuple):
+    """What is known about a word. `min` and `mean` go over the frames of its tokens."""
+
+    tsallis_min: float
+    tsallis_mean: float
+    tsallis_linear_min: float
+    tsallis_linear_mean: float
+    log_max_prob_min: float
+    log_max_prob_mean: float
+    margin_min: float  # probability of the best minus that of the second best
+    margin_mean: float
+    token_logprob_min: float  # below log_max_prob_min where a beam overruled the acoustics
+    span_tsallis_linear_mean: float  # over all frames from first to last token, blanks too
+    seconds_per_char: float
+    tokens: float
+    chars: float
+
+
+FEATURES = WordFeatures._fields
+
+
+def word_features(
+    stats: FrameStats, tokens: Sequence[Token], word: str, frame_s: float
+) -> WordFeatures | None:
+    """Features of a word and its tokens; None where its frames are no longer kept."""
+    first, stop = tokens[0].start_frame, tokens[-1].end_frame
+    span = stats.rows(first, stop)
+    rows = span
+    if len(tokens) > 1:
+        offset = stop - len(span)  # frame of span[0]
+        rows = []
+        for token in tokens:
+            rows += span[max(token.start_frame - offset, 0) : max(token.end_frame - offset, 0)]
+    if not rows:
+        return None
+    columns = list(zip(*rows, strict=True))  # (frames of the tokens, 6) -> (6, frames)
+    least = list(map(min, columns))
+    mean = [sum(column) / len(rows) for column in columns]
+    chars = max(1, len(word))
+    return WordFeatures(
+        least[TSALLIS],
+        mean[TSALLIS],
+        least[TSALLIS_LINEAR],
+        mean[TSALLIS_LINEAR],
+        least[LOG_MAX],
+        mean[LOG_MAX],
+        least[MARGIN],
+        mean[MARGIN],
+        max(FLOOR, min(token.logprob for token in tokens)),
+        sum([row[TSALLIS_LINEAR] for row in span]) / len(span),
+        (stop - first) * frame_s / chars,
+        float(len(tokens)),
+        float(chars),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfidenceMap:
+    """Logistic regression on standardised word features.
+
+    P(right) = sigmoid(bias + sum(weight * clip((x - mean) / scale, -4, 4)))
+    """
+
+    features: tuple[str, ...]  # names out of FEATURES
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+    weights: tuple[float, ...]
+    bias: float
+    fitted_on: str = ""  # what data, for people
+    metrics: Mapping[str, Any] = field(default_factory=dict)  # measured where, how good
+    _terms: tuple[tuple[int, float, float, float], ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError naming the field."""
+        unknown = [name for name in self.features if name not in FEATURES]
+        if unknown or not self.features or len(set(self.features)) != len(self.features):
+            raise ValueError(f"features: expected distinct names of word features, got {unknown}")
+        for name in ("mean", "scale", "weights"):
+            values = getattr(self, name)
+            if len(values) != len(self.features):
+                raise ValueError(f"{name}: expected {len(self.features)} numbers")
+            if not all(map(math.isfinite, values)):
+                raise ValueError(f"{name}: expected finite numbers")
+        if not all(scale > 0 for scale in self.scale):
+            raise ValueError("scale: expected positive numbers")
+        if not math.isfinite(self.bias):
+            raise ValueError("bias: expected a finite number")
+        columns = [FEATURES.index(name) for name in self.features]
+        terms = zip(columns, self.mean, self.scale, self.weights, strict=True)
+        object.__setattr__(self, "_terms", tuple(terms))
+
+    def __call__(self, features: WordFeatures) -> float:
+        """The probability that the word is right."""
+        z = self.bias
+        for column, mean, scale, weight in self._terms:
+            x = (features[column] - mean) / scale
+            z += weight * (CLIP if x > CLIP else -CLIP if x < -CLIP else x)
+        return sigmoid(z)
+
+    @classmethod
+    def load(cls, path: Path | str) -> ConfidenceMap:
+        """Reads `confidence.json`. Raises BundleError naming file and field."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BundleError("cannot be read", file=str(path), remedy=_REMEDY) from error
+        return cls.parse(text, file=str(path))
+
+    @classmethod
+    def parse(cls, text: str, *, file: str = "confidence.json") -> ConfidenceMap:
+        """The content of `confidence.json`. Raises BundleError naming `file` and the field."""
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise BundleError("is not JSON", file=file, remedy=_REMEDY) from error
+        if not isinstance(data, dict):
+            raise BundleError("is not a JSON object", file=file, remedy=_REMEDY)
+        version = data.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise BundleIncompatible(
+                f"unknown version {version!r}",
+                file=file,
+                field="schema_version",
+                expected=str(SCHEMA_VERSION),
+                remedy="update the runtime or take an older bundle",
+            )
+        try:
+            return cls(
+                features=_list(data, "features", str),
+                mean=_list(data, "mean", float),
+                scale=_list(data, "scale", float),
+                weights=_list(data, "weights", float),
+                bias=_list({"bias": [data.get("bias")]}, "bias", float)[0],
+                fitted_on=str(data.get("fitted_on", "")),
+                metrics=data["metrics"] if isinstance(data.get("metrics"), dict) else {},
+            )
+        except ValueError as error:
+            name, _, problem = str(error).partition(": ")
+            raise BundleError(problem, file=file, field=name, remedy=_REMEDY) from error
+
+    def to_json(self) -> str:
+        """The content of `confidence.json`."""
+        data = {
+            "schema_version": SCHEMA_VERSION,
+            "features": self.features,
+            "mean": self.mean,
+            "scale": self.scale,
+            "weights": self.weights,
+            "bias": self.bias,
+            "fitted_on": self.fitted_on,
+            "metrics": dict(self.metrics),
+        }
+        return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _list(data: Mapping[str, Any], name: str, kind: type) -> tuple[Any, ...]:
+    values = data.get(name)
+    accepted = (int, float) if kind is float else kind
+    if not isinstance(values, list) or not all(
+        isinstance(value, accepted) and not isinstance(value, bool) for value in values
+    ):
+        what = "numbers" if kind is float else "strings"
+        raise ValueError(
+            f"{name}: expected a list of {what}" if name != "bias" else "bias: expected a number"
+        )
+    try:
+        return tuple(kind(value) for value in values)
+    except OverflowError:
+        raise ValueError(f"{name}: expected finite numbers") from None
+
+
+def sigmoid(z: float) -> float:
+    """1 / (1 + e^-z) without overflow."""
+    if z >= 0:
+        return 1 / (1 + math.exp(-z))
+    power = math.exp(z)
+    return power / (1 + power)
+
+
+class WordConfidence:
+    """Confidence of words of one stream, for `edge_runtime.decoding.words`."""
+
+    def __init__(
+        self, stats: FrameStats, frame_s: float, confidence_map: ConfidenceMap | None = None
+    ) -> None:
+        self._stats = stats
+        self._frame_s = frame_s
+        self._map = confidence_map
+
+    def __call__(self, tokens: Sequence[Token], word: str) -> float:
+        """0..1."""
+        features = word_features(self._stats, tokens, word, self._frame_s)
+        if features is None:  # an utterance longer than the statistics reach: a rough value
+            return math.exp(min(token.logprob for token in tokens))
+        return features.tsallis_linear_min if self._map is None else self._map(features)
+
+
+def utterance_confidence(words: Sequence[Word], deletion_score: float = 0.0) -> float:
+    """Mean of the words' confidences, weighted by letters.
+
+    Where nothing was recognised, the confidence that nothing was said: 1 - `deletion_score`.
+    """
+    if not words:
+        return 1.0 - deletion_score
+    letters = total = 0.0
+    for word in words:
+        letters += len(word.word)
+        total += len(word.word) * word.confidence
+    return total / letters
+
+
+def deletion_score(
+    stats: FrameStats,
+    tokens: Sequence[Token],
+    first: int,
+    stop: int,
+    energy: NDArray[np.floating[Any]] | None = None,
+) -> float:
+    """Suspicion that words spoken in frames [first, stop) are missing from `tokens`, 0..1.
+
+    The greatest probability of "not blank" in a frame that no token covers. The frames beside a
+    token do not count, a token's flanks are no words. Nor do, where `energy` is given ([stop -
+    first], log of the signal's power per frame), frames without speech energy.
+    """
+    open_frames = np.ones(stop - first, np.bool_)
+    for token in tokens:
+        open_frames[max(token.start_frame - 1 - first, 0) : max(token.end_frame + 1 - first, 0)] = 0
+    if energy is not None:
+        open_frames &= speech_frames(energy)
+    rows = stats.rows(first, stop)
+    kept = open_frames[stop - first - len(rows) :].tolist()
+    blanks = [row[LOG_BLANK] for row, is_open in zip(rows, kept, strict=True) if is_open]
+    return -math.expm1(min(blanks)) if blanks else 0.0
+
+
+def speech_frames(energy: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+    """Which frames are loud enough for speech: the upper half of the range above the noise floor.
+
+    `energy`: natural log of the power per frame. Floor and peak are the 10th and 95th percentiles;
+    a frame must be at least 5 dB above the floor, so steady noise has no speech in it.
+    """
+    if not len(energy):
+        return np.zeros(0, np.bool_)
+    floor, peak = np.percentile(energy, (10, 95))
+    return np.asarray(energy > floor + max(1.15, (peak - floor) / 2), np.bool_)

@@ -1,0 +1,75 @@
+"""Word n-gram language models: ARPA text or KenLM binary files, read by `kenlm`.
+
+`kenlm` is optional (extra `lm`). The search needs only the three methods of `NgramModel`.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Protocol
+
+from edge_runtime.errors import ConfigError
+
+LN10 = math.log(10)
+SENTENCE_END = "</s>"
+
+
+class NgramModel(Protocol):
+    """A language model with explicit states; scores are natural logs."""
+
+    def start(self) -> Any:
+        """The state at the start of a sentence."""
+
+    def score(self, state: Any, word: str) -> tuple[float | None, Any]:
+        """ln p(word | state), None for a word the model does not know, and the state after it."""
+
+    def end(self, state: Any) -> float:
+        """ln p(end of sentence | state)."""
+
+
+class KenLM:
+    """`NgramModel` over a `kenlm.Model`."""
+
+    def __init__(self, model: Any, state: type) -> None:
+        self._model = model
+        self._new_state = state
+
+    def start(self) -> Any:
+        state = self._new_state()
+        self._model.BeginSentenceWrite(state)
+        return state
+
+    def score(self, state: Any, word: str) -> tuple[float | None, Any]:
+        after = self._new_state()
+        log10 = self._model.BaseScore(state, word, after)
+        return (log10 * LN10 if word in self._model else None), after
+
+    def end(self, state: Any) -> float:
+        return float(self._model.BaseScore(state, SENTENCE_END, self._new_state())) * LN10
+
+
+def open_ngram(path: Path | str) -> KenLM:
+    """Reads an ARPA or KenLM binary file.
+
+    Raises ConfigError if `kenlm` is not installed or the file is missing or not such a model.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"language model {path}: no such file")
+    try:
+        import kenlm
+    except ImportError as error:
+        raise ConfigError(
+            f"language model {path}: the kenlm package is missing; "
+            "install it with pip install 'vitconformer[lm]'"
+        ) from error
+    config = kenlm.Config()
+    config.show_progress = False  # kenlm draws its bar on stderr
+    config.arpa_complain = kenlm.ARPALoadComplain.NONE
+    try:
+        model = kenlm.Model(str(path), config)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"language model {path}: cannot be read: {reason}") from error
+    return KenLM(model, kenlm.State)
