@@ -41,46 +41,41 @@ Array = NDArray[np.float32]
 
 ALPHA = 1 / 3
 FLOOR = -30.0  # least log-probability that is kept, so that all statistics are finite
-# The numbers kept of a frame
-TSALLIS, TSALLIS_LINEAR, LOG_MAX, MARGIN, LOG_BLANK, LOG_NONBLANK = range(6)
+# The numbers kept of a frame: sum(p^alpha), and log-probabilities: of the blank, of the best token,
+# and, where that is likelier than the blank, of the next best token.
+POWER_SUM, LOG_BLANK, LOG_BEST, LOG_NEXT = range(4)
 
 SCHEMA_VERSION = 1
 CLIP = 4.0  # standard deviations; beyond what was seen when fitting a map must not extrapolate
 _REMEDY = "fit the confidence map again and write a new bundle"
 
 
-def frame_stats(logprobs: Array) -> Array:
-    """Statistics of every frame: [T', V] with the blank last -> [6, T'], finite."""
-    frames, vocabulary = logprobs.shape
-    blank = logprobs[:, -1]  # (T', V) -> T'
-    others = logprobs[:, :-1]  # (T', V) -> (T', V - 1)
-    stats = np.empty((6, frames), np.float32)
+def tsallis(logprobs: Array, *, linear: bool = False) -> Array:
+    """Confidence of every frame in the `exp` or `linear` norm: [T', V] -> [T'], 0..1."""
+    entropy = (_power_sum(logprobs) - 1) * np.float32(1 / (1 - ALPHA))
+    greatest = _greatest_entropy(logprobs.shape[1])
+    if linear:
+        norm = 1 - entropy / np.float32(greatest)
+    else:
+        least = math.exp(-greatest)
+        norm = (np.exp(-entropy) - np.float32(least)) / np.float32(1 - least)
+    return np.asarray(np.maximum(norm, 0), np.float32)
 
-    greatest = (vocabulary ** (1 - ALPHA) - 1) / (1 - ALPHA)
-    least = math.exp(-greatest)
+
+def _power_sum(logprobs: Array) -> Array:
+    """sum(p^alpha): [T', V] -> [T']; at least 1, because alpha < 1."""
     powers = np.multiply(logprobs, np.float32(ALPHA))
     np.exp(powers, out=powers)
-    # (T', V) -> T'; a product with ones is the fastest sum over short rows. At least 1 but for
-    # rounding, because alpha < 1.
-    entropy = np.maximum(powers @ _ones(vocabulary), np.float32(1))
-    entropy -= 1
-    entropy *= 1 / (1 - ALPHA)
-    np.subtract(np.exp(-entropy), least, out=stats[TSALLIS])
-    stats[TSALLIS] *= 1 / (1 - least)
-    np.subtract(1, entropy * (1 / greatest), out=stats[TSALLIS_LINEAR])
+    # A product with ones is the fastest sum over short rows.
+    return np.maximum(powers @ _ones(logprobs.shape[1]), np.float32(1))
 
-    stats[LOG_BLANK] = blank
-    best = np.maximum.reduce(others, axis=1, out=stats[LOG_NONBLANK])
-    first = np.maximum(best, blank, out=stats[LOG_MAX])
-    second = np.minimum(best, blank)  # where the blank is best; else the next token may be better
-    spoken = (best > blank).nonzero()[0]
-    if len(spoken):
-        rest = others[spoken]
-        rest[np.arange(len(spoken)), rest.argmax(axis=1)] = -np.inf
-        second[spoken] = np.maximum(second[spoken], np.maximum.reduce(rest, axis=1))
-    np.subtract(np.exp(first), np.exp(second), out=stats[MARGIN])
-    stats[: TSALLIS_LINEAR + 1] = np.maximum(stats[: TSALLIS_LINEAR + 1], 0)
-    return np.maximum(stats, FLOOR, out=stats)
+
+def _entropy(power_sum: float) -> float:
+    return (power_sum - 1) * (1 / (1 - ALPHA))
+
+
+def _greatest_entropy(vocabulary: int) -> float:
+    return (math.pow(vocabulary, 1 - ALPHA) - 1) / (1 - ALPHA)
 
 
 @functools.cache
@@ -88,16 +83,37 @@ def _ones(size: int) -> Array:
     return np.ones(size, np.float32)
 
 
+def frame_stats(logprobs: Array) -> Array:
+    """What is kept of every frame: [T', V] with the blank last -> [4, T'], finite.
+
+    Only what has to be vectorised: words cover few frames, and the rest is computed for those.
+    """
+    blank = logprobs[:, -1]  # (T', V) -> T'
+    others = logprobs[:, :-1]  # (T', V) -> (T', V - 1)
+    stats = np.empty((4, len(logprobs)), np.float32)
+    stats[POWER_SUM] = _power_sum(logprobs)
+    stats[LOG_BLANK] = blank
+    best = np.maximum.reduce(others, axis=1, out=stats[LOG_BEST])
+    stats[LOG_NEXT] = FLOOR
+    spoken = (best > blank).nonzero()[0]
+    if len(spoken):
+        rest = others[spoken]
+        rest[np.arange(len(spoken)), rest.argmax(axis=1)] = FLOOR
+        stats[LOG_NEXT, spoken] = np.maximum.reduce(rest, axis=1)
+    return np.maximum(stats, FLOOR, out=stats)
+
+
 class FrameStats:
     """The statistics of a stream's recent frames, by absolute frame; memory is bounded.
 
-    Rows are lists of floats: a word has a handful of frames, and on so few numbers Python is several
-    times faster than numpy.
+    Rows are lists of floats: a word has a handful of frames, and on so few numbers Python is
+    several times faster than numpy.
     """
 
     def __init__(self, *, limit: int = 4096) -> None:
         """`limit`: frames kept at least, more than the longest utterance has."""
         self._limit = limit
+        self.greatest_entropy = 1.0  # known from the first block on
         self.reset()
 
     def reset(self) -> None:
@@ -112,6 +128,8 @@ class FrameStats:
 
     def push(self, logprobs: Array) -> None:
         """The next block, [T', V]."""
+        if not self._rows:
+            self.greatest_entropy = _greatest_entropy(logprobs.shape[1])
         self._rows += frame_stats(logprobs).T.tolist()
         self.end += len(logprobs)
         if len(self._rows) >= 2 * self._limit:
@@ -122,7 +140,7 @@ class FrameStats:
         del self._rows[: max(before - self.first, 0)]
 
     def rows(self, first: int, stop: int) -> list[list[float]]:
-        """The frames of [first, stop) that are kept, six numbers each."""
+        """The frames of [first, stop) that are kept, four numbers each."""
         base = self.first
         return self._rows[max(first - base, 0) : max(stop - base, 0)]
 
@@ -156,27 +174,38 @@ def word_features(
     span = stats.rows(first, stop)
     rows = span
     if len(tokens) > 1:
-        offset = stop - len(span)  # frame of span[0]
+        offset = max(first, stats.first)  # frame of span[0]
         rows = []
         for token in tokens:
             rows += span[max(token.start_frame - offset, 0) : max(token.end_frame - offset, 0)]
     if not rows:
         return None
-    columns = list(zip(*rows, strict=True))  # (frames of the tokens, 6) -> (6, frames)
-    least = list(map(min, columns))
-    mean = [sum(column) / len(rows) for column in columns]
+    greatest = stats.greatest_entropy
+    least = math.exp(-greatest)
+    entropies, log_max, margins = [], [], []
+    for power_sum, blank, best, following in rows:
+        entropies.append(_entropy(power_sum))
+        if best > blank:
+            log_max.append(best)
+            margins.append(math.exp(best) - math.exp(max(blank, following)))
+        else:
+            log_max.append(blank)
+            margins.append(math.exp(blank) - math.exp(best))
+    count = len(rows)
+    exp_norms = [max(0.0, (math.exp(-entropy) - least) / (1 - least)) for entropy in entropies]
+    span_entropy = _entropy(sum([row[POWER_SUM] for row in span]) / len(span))
     chars = max(1, len(word))
-    return WordFeatures(
-        least[TSALLIS],
-        mean[TSALLIS],
-        least[TSALLIS_LINEAR],
-        mean[TSALLIS_LINEAR],
-        least[LOG_MAX],
-        mean[LOG_MAX],
-        least[MARGIN],
-        mean[MARGIN],
-        max(FLOOR, min(token.logprob for token in tokens)),
-        sum([row[TSALLIS_LINEAR] for row in span]) / len(span),
+    return WordFeatures(  # in the order of its fields
+        min(exp_norms),
+        sum(exp_norms) / count,
+        max(0.0, 1 - max(entropies) / greatest),
+        max(0.0, 1 - sum(entropies) / count / greatest),
+        min(log_max),
+        sum(log_max) / count,
+        min(margins),
+        sum(margins) / count,
+        max(FLOOR, min([token.logprob for token in tokens])),
+        max(0.0, 1 - span_entropy / greatest),
         (stop - first) * frame_s / chars,
         float(len(tokens)),
         float(chars),

@@ -13,8 +13,8 @@ Rules:
   encoder's state run on, so nothing has to warm up again and no neighbouring word is lost or bent.
 * `finish` feeds `TAIL_S` of silence first: a causal model says a word up to that long after it
   ended, and without the tail the last word would be missing.
-* How the audio is cut into pushes never changes the words. Everything kept is bounded by the window,
-  the model's left context and the longest utterance, so a stream may run for days.
+* How the audio is cut into pushes never changes the words. Everything kept is bounded by the
+  window, the model's left context and the longest utterance, so a stream may run for days.
 * The rows of a batch are independent streams that share runs of the graph.
 """
 
@@ -142,7 +142,7 @@ class Stream:
 
 
 class Batch:
-    """Streams stepped together: a row has a window when it has heard enough, whatever the others."""
+    """Streams stepped together; each has a window when it has heard enough, whatever the others."""
 
     def __init__(self, recognizer: Recognizer, session: Session) -> None:
         self._recognizer = recognizer
@@ -295,7 +295,7 @@ class _Row:
         )
         self._first = cut
         self._stats.drop(cut)
-        self._has_final = True
+        self._has_final |= bool(final.text)  # one without text is not passed on, but for the last
         return final
 
     def _time(self, frame: int) -> float:

@@ -1,4 +1,4 @@
-"""From checkpoint to bundle: round, write the graph, prove it equal to torch, then publish the files."""
+"""From checkpoint to bundle: round, write the graph, prove it equal to torch, publish."""
 
 from __future__ import annotations
 

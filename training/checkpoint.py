@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file of weights and optimiser moments, its facts as JSON in the header.
+"""Checkpoints: one safetensors file of weights and moments, facts as JSON in its header.
 
 Nothing is pickled, so opening a checkpoint from a stranger runs none of their code.  A file is
 written beside its final name, fsynced and renamed: a killed training leaves the previous one whole.
@@ -54,17 +54,21 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{path}: not a readable checkpoint ({error})") from error
     if facts is None:
-        raise ConfigError(f"{path}: a safetensors file, but not a checkpoint of `vitconformer train`")
+        raise ConfigError(
+            f"{path}: a safetensors file, but not a checkpoint of `vitconformer train`"
+        )
     return tensors, json.loads(facts)
 
 
 def prefixed(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The entries under ``prefix.``, without it."""
-    return {k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
+    return {
+        k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")
+    }
 
 
 def load_encoder(path: Path, *, weights: str | None = None) -> tuple[Encoder, dict[str, Any]]:
-    """The encoder in a checkpoint, in eval mode: its moving average, unless `weights` says "model"."""
+    """The encoder in a checkpoint, in eval mode: its moving average, or what `weights` names."""
     tensors, facts = load(path)
     chosen = weights or ("ema" if any(name.startswith("ema.") for name in tensors) else "model")
     state = prefixed(tensors, chosen)
@@ -80,11 +84,15 @@ def load_encoder(path: Path, *, weights: str | None = None) -> tuple[Encoder, di
 def average(paths: list[Path]) -> tuple[Encoder, dict[str, Any]]:
     """The encoder whose weights are the mean over several checkpoints of one run."""
     encoder, facts = load_encoder(paths[-1])
-    sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in encoder.named_parameters()}
+    sums = {
+        name: torch.zeros_like(p, dtype=torch.float64) for name, p in encoder.named_parameters()
+    }
     for path in paths:
         other, other_facts = load_encoder(path)
         if other_facts["encoder"] != facts["encoder"]:
-            raise ConfigError(f"{path}: a different encoder than {paths[-1]}; only like averages with like")
+            raise ConfigError(
+                f"{path}: a different encoder than {paths[-1]}; only like averages with like"
+            )
         for name, parameter in other.named_parameters():
             sums[name] += parameter.double()
     for name, parameter in encoder.named_parameters():

@@ -17,7 +17,9 @@ Block = tuple[Mixer, Mixer]
 
 N_MELS = 80
 PATCH_FRAMES = 4  # feature frames per patch: 10 ms frames -> 40 ms tokens, 25 Hz
-PATCH_CONTEXT = 4  # feature frames before the patch that its embedding also sees (overlapping patches)
+PATCH_CONTEXT = (
+    4  # feature frames before the patch that its embedding also sees (overlapping patches)
+)
 
 _C: Block = ("conv", "conv")
 _A: Block = ("msa", "msa")
@@ -28,7 +30,7 @@ ARMS: Mapping[str, tuple[Block, ...]] = {
     # Gulati et al. 2020, arXiv:2005.08100: attention, then convolution, in every block.
     "conformer": (_AC,) * 12,
     # The AlterNet build-up rule of Park & Kim 2022, arXiv:2202.06709: convolution first, attention
-    # only at the ends of the stages, more of it in later stages: (0, 1, 3) over three stages of four.
+    # only at the ends of the stages, more in later stages: (0, 1, 3) over three stages of four.
     "vit_conformer": (*((_C,) * 7), _CA, _C, *((_CA,) * 3)),
     "transformer": (_A,) * 12,
     "cnn": (_C,) * 12,
@@ -54,7 +56,9 @@ class EncoderConfig:
     ffn_mult: int = 4
     conv_kernel: int = 15  # tokens of 40 ms: 0.6 s of left context a layer
     left_context: int = 64  # tokens of attention cache: 2.56 s
-    rope_period: int = 4096  # tokens after which rotary angles repeat exactly (see model.rope_cycles)
+    rope_period: int = (
+        4096  # tokens after which rotary angles repeat exactly (see model.rope_cycles)
+    )
     dropout: float = 0.1
     inter_ctc_block: int | None = None  # after which block (1-based) an intermediate CTC head reads
 
@@ -71,15 +75,15 @@ class EncoderConfig:
         if self.n_conv and (self.conv_width < N_MELS or self.conv_kernel <= PATCH_CONTEXT):
             # One cache tensor holds the patch embedding's context and every convolution's.
             raise ValueError(
-                f"convolution slots need an inner width of {N_MELS} (d_model >= 60) and a kernel of "
-                f"{PATCH_CONTEXT + 1} tokens, not {self.conv_width} and {self.conv_kernel}"
+                f"convolution slots need an inner width of {N_MELS} (d_model >= 60) and a kernel "
+                f"of {PATCH_CONTEXT + 1} tokens, not {self.conv_width} and {self.conv_kernel}"
             )
         if self.inter_ctc_block is not None and not 1 <= self.inter_ctc_block < len(self.mixers):
             raise ValueError(f"inter_ctc_block must lie within 1..{len(self.mixers) - 1}")
 
     @property
     def conv_width(self) -> int:
-        """Inner width of a convolution slot: 4d/3 to the nearest 8, so its weights equal attention's."""
+        """Inner width of a convolution slot: 4d/3 to the nearest 8: as many weights as attention has."""
         return max(8, round(4 * self.d_model / 3 / 8) * 8)
 
     @property
@@ -92,12 +96,12 @@ class EncoderConfig:
 
     @property
     def channel_cache_shape(self) -> tuple[int, int, int]:
-        """(attention slots, left tokens, K|V width); a stub of one where an arm has no attention."""
+        """(attention slots, left tokens, K|V width); a stub where an arm has no attention."""
         return (self.n_msa, self.left_context, 2 * self.d_model) if self.n_msa else (1, 1, 1)
 
     @property
     def time_cache_shape(self) -> tuple[int, int, int]:
-        """(1 + convolution slots, rows, width); slot 0 carries the patch embedding's left context."""
+        """(1 + convolution slots, rows, width); slot 0 is the patch embedding's left context."""
         if not self.n_conv:
             return (1, PATCH_CONTEXT, N_MELS)
         return (1 + self.n_conv, self.conv_kernel - 1, self.conv_width)

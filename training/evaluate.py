@@ -1,7 +1,7 @@
 """Word and character error rates, of a checkpoint under masks or of a bundle as devices run it.
 
-The two agree because chunked equals masked; the first is batched and quick, the second also runs the
-decoder, the end-pointing and the tail flush that a user meets.
+The two agree because chunked equals masked; the first is batched and quick, the second also runs
+the decoder, the end-pointing and the tail flush that a user meets.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def decode_features(
 def load_features(
     utterances: Iterable[Utterance], *, tail_s: float = 0.4
 ) -> list[NDArray[np.float32]]:
-    """Log-mel features of audio files, followed by the silence with which the recogniser flushes."""
+    """Log-mel features of audio files and of the silence with which the recogniser flushes."""
     frontend = open_frontend("knf_nemo")
     tail = np.zeros(round(16_000 * tail_s), np.float32)
     found = []

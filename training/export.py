@@ -94,7 +94,7 @@ class StreamingGraph(Graph):
     def build(self) -> None:
         config, encoder = self.config, self.encoder
         d = config.d_model
-        n, rows, width = config.time_cache_shape
+        n, rows, _ = config.time_cache_shape
         past_times = self.split("cache_last_time", [1] * n, axis=1)
         past_channels = (
             self.split("cache_last_channel", [1] * config.n_msa, axis=1) if config.n_msa else []
@@ -204,8 +204,12 @@ class StreamingGraph(Graph):
         kernel = (proj.weight / FEATURE_STD).view(-1, frames, N_MELS).transpose(1, 2)
         bias = proj.bias - FEATURE_MEAN / FEATURE_STD * proj.weight.sum(1)
         x = self.op(
-            "Conv", padded, self.weight("patch.proj.weight", kernel),
-            self.weight("patch.proj.bias", bias), kernel_shape=[frames], strides=[PATCH_FRAMES],
+            "Conv",
+            padded,
+            self.weight("patch.proj.weight", kernel),
+            self.weight("patch.proj.bias", bias),
+            kernel_shape=[frames],
+            strides=[PATCH_FRAMES],
         )  # fmt: skip  (B, d, T)
         x = self.op("Transpose", x, perm=[0, 2, 1])
         x = self.op("Reshape", x, self.ints(-1, self.config.d_model))
@@ -283,7 +287,9 @@ class StreamingGraph(Graph):
         qk = self.op("Add", self.op("Mul", qk, self.cos), self.op("Mul", turned, self.sin))
         q, k = self.split(qk, [heads, heads], axis=2)
         kv = self.op(
-            "Concat", self.op("Reshape", k, self.kv_shape), self.op("Reshape", v, self.kv_shape),
+            "Concat",
+            self.op("Reshape", k, self.kv_shape),
+            self.op("Reshape", v, self.kv_shape),
             axis=3,
         )  # fmt: skip  (B, 1, T, 2d)
         kv = self.op("Concat", past, kv, axis=2)  # (B, 1, left+T, 2d)
@@ -301,7 +307,7 @@ class StreamingGraph(Graph):
 
 
 def contract_metadata(encoder: Encoder, *, window: int, version: str = "1") -> dict[str, str]:
-    """The metadata that sherpa-onnx requires, and our own additions, for a window of feature frames."""
+    """The metadata that sherpa-onnx requires, and our own, for a window of feature frames."""
     config = encoder.config
     channel, time = config.channel_cache_shape, config.time_cache_shape
     return {

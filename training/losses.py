@@ -1,4 +1,4 @@
-"""What an encoder is trained to minimise: CTC, and two regularisers that read the same posteriors."""
+"""What an encoder is trained to minimise: CTC, and a regulariser that reads the same posteriors."""
 
 from __future__ import annotations
 

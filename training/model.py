@@ -3,14 +3,14 @@
 Decisions:
 
 * patch embedding as in ViT, over 4 frames x 80 mels plus 4 frames of left context -> 25 Hz tokens;
-* pre-norm macaron blocks, x + ½FFN, x + slot 1, x + slot 2, x + ½FFN, LayerNorm; each slot is a causal
-  depthwise convolution or rotary self-attention (`config.ARMS`);
-* attention sees its own chunk and `left_context` tokens before that chunk ("chunk-aware look-ahead"),
+* pre-norm macaron blocks, x + ½FFN, x + slot 1, x + slot 2, x + ½FFN, LayerNorm; each slot is a
+  causal depthwise convolution or rotary self-attention (`config.ARMS`);
+* attention sees its own chunk and `left_context` tokens before it ("chunk-aware look-ahead"),
   so latency is the chunk and does not add up over layers;
 * LayerNorm everywhere: no batch statistics, so streaming and training compute the same function.
 
-The one invariant: feeding chunks through `Encoder.step` gives what `Encoder.forward` gives under the
-mask of the same chunk size.  Both call the same `mix` methods; they differ only in where the left
+The one invariant: feeding chunks through `Encoder.step` gives what `Encoder.forward` gives under
+the mask of the same chunk size.  Both call the same `mix` methods; they differ only in where the left
 context comes from (`State`, or the same tensor) and in the mask.
 
     encoder = Encoder(encoder_config("XS", "vit_conformer"))
@@ -49,8 +49,8 @@ class State:
 def rope_cycles(head_dim: int, period: int, base: float = 1000.0) -> Tensor:
     """Rotary frequencies as whole cycles per `period` tokens, int64 of shape (head_dim / 2,).
 
-    RoPE (arXiv:2104.09864) with each frequency rounded so that `period` tokens are a whole number of
-    turns.  The turn of a position is then an integer, ``position * cycles % period``, and a stream
+    RoPE (arXiv:2104.09864) with each frequency rounded so that `period` tokens are a whole number
+    of turns.  The turn of a position is then an integer, ``position * cycles % period``, and a stream
     that runs for days has angles as exact as a fresh one.
     """
     radians = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
@@ -58,7 +58,7 @@ def rope_cycles(head_dim: int, period: int, base: float = 1000.0) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of x (B, T, H, D) by angles (B|1, T, 1, D); `sin` is negative in its first half."""
+    """Rotary embedding of x (B, T, H, D) by angles (B|1, T, 1, D), first half of `sin` negative."""
     low, high = x.chunk(2, dim=-1)
     return x * cos + torch.cat([high, low], dim=-1) * sin
 
@@ -104,7 +104,7 @@ class ConvMixer(nn.Module):
 
 
 class AttentionMixer(nn.Module):
-    """LN -> rotary multi-head self-attention.  Keys are rotated when written, so a cache is final."""
+    """LN -> rotary multi-head self-attention.  Keys are rotated when written: a cache is final."""
 
     def __init__(self, d_model: int, n_heads: int, dropout: float) -> None:
         super().__init__()
@@ -200,7 +200,12 @@ class Encoder(nn.Module):
     # -- offline -------------------------------------------------------------------------------
 
     def forward(
-        self, features: Tensor, lengths: Tensor, *, chunk: int | None = None, left: int | None = None
+        self,
+        features: Tensor,
+        lengths: Tensor,
+        *,
+        chunk: int | None = None,
+        left: int | None = None,
     ) -> Tensor:
         """Whole utterances under the mask of a chunk size.
 
@@ -219,7 +224,12 @@ class Encoder(nn.Module):
         return self.head(x).float().log_softmax(-1)
 
     def encode(
-        self, features: Tensor, lengths: Tensor, *, chunk: int | None = None, left: int | None = None
+        self,
+        features: Tensor,
+        lengths: Tensor,
+        *,
+        chunk: int | None = None,
+        left: int | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """As `forward`, but the last hidden layer and the one the intermediate head reads."""
         frames = features.shape[1]
@@ -257,7 +267,7 @@ class Encoder(nn.Module):
         )
 
     def step(self, features: Tensor, lengths: Tensor, state: State) -> tuple[Tensor, State]:
-        """One window (B, 4T, 80) with `lengths` (B,) valid frames -> log-probs (B, T, V), next state.
+        """One window (B, 4T, 80) with `lengths` (B,) valid frames -> log-probs (B, T, V), state.
 
         Frames after `lengths` must be zero: only a stream's last window has any.
         """
@@ -300,7 +310,7 @@ def token_lengths(lengths: Tensor) -> Tensor:
 
 
 def chunk_mask(token: Tensor, chunk: int | None, left: int | None) -> Tensor:
-    """(T, T) bool, True where query (row) sees key (column): its own chunk and `left` tokens before."""
+    """(T, T) bool, True where query (row) sees key (column): own chunk and `left` tokens before."""
     if chunk is None:
         return torch.ones(len(token), len(token), dtype=torch.bool, device=token.device)
     start = token // chunk * chunk  # first token of the query's chunk

@@ -121,7 +121,9 @@ class Recipe:
             self.optim.precision in ("float32", "bfloat16"),
             f"optim.precision: 'float32' or 'bfloat16', not {self.optim.precision!r}",
         )
-        check(0 < self.optim.warmup_steps < self.optim.steps, "optim.warmup_steps: below optim.steps")
+        check(
+            0 < self.optim.warmup_steps < self.optim.steps, "optim.warmup_steps: below optim.steps"
+        )
         check(
             bool(self.loss.inter_ctc) == bool(self.model.inter_ctc_block),
             "loss.inter_ctc and model.inter_ctc_block: both or neither",

@@ -1,8 +1,8 @@
 """The training loop, readable top to bottom; `torchrun` makes it data-parallel.
 
 A step is a pure function of (recipe, step number, weights): the batch, the chunk size, the
-augmentation and the dropout mask are all drawn from seeds made of the run's seed and the step.  So a
-run killed at any moment and started again continues with the very losses it would have had.
+augmentation and the dropout mask are all drawn from seeds made of the run's seed and the step.  So
+a run killed at any moment and started again continues with the very losses it would have had.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class Training:
         lr = learning_rate(optim, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        # A batch with a broken gradient must not poison the moments; `curves` shows that it happened.
+        # A batch with a broken gradient must not poison the moments; the curves show it.
         if math.isfinite(norm):
             self.optimizer.step()
         self.optimizer.zero_grad()
@@ -207,13 +207,11 @@ class Training:
         tensors, facts = checkpoint.load(path)
         if facts["encoder"] != self._json_encoder():
             raise ConfigError(
-                f"{path}: holds another encoder than the recipe; name a new --out, or start from it "
-                f"with --set run.init={path}"
+                f"{path}: holds another encoder than the recipe; name a new --out, or start "
+                f"from it with --set run.init={path}"
             )
         self.encoder.load_state_dict(checkpoint.prefixed(tensors, "model"))
-        self.ema = {
-            n: p.to(self.device) for n, p in checkpoint.prefixed(tensors, "ema").items()
-        }
+        self.ema = {n: p.to(self.device) for n, p in checkpoint.prefixed(tensors, "ema").items()}
         self.ema = {n: self.ema[n] for n, _ in self.encoder.named_parameters()}
         self.step = facts["step"]
         for name, parameter in self.encoder.named_parameters():
@@ -239,7 +237,9 @@ class Training:
         nll, units = 0.0, 0
         for host_batch in batches:
             batch = host_batch.to(self.device)
-            log_probs = encoder(batch.features, batch.lengths, chunk=chunk, left=64 if chunk else None)
+            log_probs = encoder(
+                batch.features, batch.lengths, chunk=chunk, left=64 if chunk else None
+            )
             n = int(batch.target_lengths.sum())
             tokens = token_lengths(batch.lengths)
             nll += n * losses.ctc(log_probs, tokens, batch.targets, batch.target_lengths).item()
@@ -334,7 +334,9 @@ def _loop(
                 " ".join(f"{name} {value:.4g}" for name, value in values.items()), rate,
             )  # fmt: skip
         if step % settings.checkpoint_steps == 0 or step == recipe.optim.steps:
-            training.save(run / f"step-{step:07d}.safetensors", {"tokenizer": recipe.data.tokenizer})
+            training.save(
+                run / f"step-{step:07d}.safetensors", {"tokenizer": recipe.data.tokenizer}
+            )
             for old in sorted(run.glob("step-*.safetensors"))[: -settings.keep]:
                 old.unlink()
         if recipe.data.dev and (step % settings.dev_steps == 0 or step == recipe.optim.steps):

@@ -94,8 +94,8 @@ class _Hypothesis:
 
 _NOTHING = _Cell(None, -1, 0, 0, 0.0, 0)
 
-# A prefix with one more token: score, p, v, the token's log-probability, the alignment and the prefix
-# before it, the token, the context's state after it.
+# A prefix with one more token: score, p, v, the token's log-probability, the alignment and the
+# prefix before it, the token, the context's state after it.
 _Extension = tuple[float, float, float, float, _Cell, _Prefix, int, ContextState]
 
 
@@ -236,9 +236,8 @@ class BeamDecoder:
         scored = [pair for pair in scored if pair[0] >= worst]
         scored.sort(key=_by_score, reverse=True)
         beam: list[_Hypothesis] = []
-        for _, one in scored[: self._config.beam]:
-            if not isinstance(one, _Hypothesis):
-                one = self._extended(one)
+        for _, kept in scored[: self._config.beam]:
+            one = kept if isinstance(kept, _Hypothesis) else self._extended(kept)
             one.prefix.live = True
             beam.append(one)
         for one in same:

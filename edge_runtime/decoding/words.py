@@ -41,8 +41,14 @@ class WordAssembler:
         while keep and self._stops[keep - 1] >= same:
             keep -= 1
         first = self._stops[keep - 1] if keep else 0
+        old = list(zip(self._stops[keep:], self._words[keep:], strict=True))
         del self._words[keep:], self._stops[keep:]
-        for word, stop in self._build(tokens[first:]):
+        for text, start, stop in self._vocabulary.words([token.id for token in tokens[first:]]):
+            # The last one may turn out to be complete: it is the same word then.
+            if old and old[0][0] == first + stop <= same and not self._stops[keep:]:
+                word = old[0][1]
+            else:
+                word = self._word(text, tokens[first + start : first + stop])
             self._words.append(word)
             self._stops.append(first + stop)
         self._tokens = list(tokens)
@@ -50,16 +56,13 @@ class WordAssembler:
 
     def assemble(self, tokens: Sequence[Token]) -> tuple[Word, ...]:
         """The words of any other hypothesis."""
-        return tuple(word for word, _ in self._build(tokens))
+        spans = self._vocabulary.words([token.id for token in tokens])
+        return tuple(self._word(text, tokens[start:stop]) for text, start, stop in spans)
 
-    def _build(self, tokens: Sequence[Token]) -> list[tuple[Word, int]]:
-        time = self._frame_time
-        found = []
-        for text, first, stop in self._vocabulary.words([token.id for token in tokens]):
-            own = tokens[first:stop]
-            start, end = time(own[0].start_frame), time(own[-1].end_frame)
-            found.append((Word(text, start, end, self._confidence(own, text)), stop))
-        return found
+    def _word(self, text: str, tokens: Sequence[Token]) -> Word:
+        start = self._frame_time(tokens[0].start_frame)
+        end = self._frame_time(tokens[-1].end_frame)
+        return Word(text, start, end, self._confidence(tokens, text))
 
 
 def _common(old: list[Token], new: Sequence[Token]) -> int:

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, readable without running anybody's code, averaged like with like."""
+"""Checkpoints: whole or absent, safe to open, averaged like with like."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_what_was_saved_is_what_is_loaded(tmp_path: Path) -> None:
 def test_anything_else_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.safetensors"
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match="bad.safetensors"):
+    with pytest.raises(ConfigError, match=r"bad\.safetensors"):
         checkpoint.load(path)
     with pytest.raises(ConfigError, match="gone"):
         checkpoint.load(tmp_path / "gone.safetensors")

@@ -114,7 +114,7 @@ def test_stock_sherpa_onnx_decodes_the_same_tokens(tmp_path: Path, chunk_ms: int
     audio = (0.1 * rng.normal(size=(6, 16_000 * 4)) * envelope).astype(np.float32)
     np.save(tmp_path / "audio.npy", audio)
     done = subprocess.run(
-        [sys.executable, "-c", SHERPA, *(str(tmp_path / n) for n in ("encoder.onnx", "tokens.txt", "audio.npy"))],
+        [sys.executable, "-c", SHERPA, "encoder.onnx", "tokens.txt", "audio.npy"], cwd=tmp_path,
         capture_output=True, text=True, check=True, timeout=120,
     )  # fmt: skip
     theirs = json.loads(done.stdout.splitlines()[-1])

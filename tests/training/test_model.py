@@ -1,4 +1,4 @@
-"""The encoder's invariants: chunked equals masked-offline, nothing sees the future, state is finite."""
+"""The encoder's invariants: chunked equals masked-offline, and nothing sees the future."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ def test_streaming_equals_the_offline_pass_under_the_mask(arm: str, chunk: int) 
         offline = encoder(features, lengths, chunk=chunk, left=12)
         online, _ = stream(encoder, features, lengths, [chunk])
         for row, tokens in enumerate(token_lengths(lengths)):
-            torch.testing.assert_close(online[row, :tokens], offline[row, :tokens], atol=2e-5, rtol=0)
+            torch.testing.assert_close(
+                online[row, :tokens], offline[row, :tokens], atol=2e-5, rtol=0
+            )
 
 
 @pytest.mark.parametrize("arm", ARMS)

@@ -24,7 +24,10 @@ def test_the_four_recipes_are_there() -> None:
 
 
 def test_overrides_are_toml_values_and_bare_words() -> None:
-    recipe = load_recipe("demo", ["optim.lr=1e-3", "model.arm=cnn", "chunks.tokens=[2, 4]", "chunks.weights=[1, 2]"])  # fmt: skip
+    recipe = load_recipe(
+        "demo",
+        ["optim.lr=1e-3", "model.arm=cnn", "chunks.tokens=[2, 4]", "chunks.weights=[1, 2]"],
+    )
     assert recipe.optim.lr == 1e-3
     assert recipe.model.arm == "cnn"
     assert recipe.chunks.tokens == (2, 4)

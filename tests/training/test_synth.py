@@ -39,10 +39,6 @@ def manifest(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
 
 
-def contents(out: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
-
-
 def test_every_stretch_of_a_corpus_has_every_voice_in_its_share() -> None:
     voices = select()
     corpus = settings(voices=tuple(voice.name for voice in voices))
@@ -102,6 +98,7 @@ def test_a_manifest_says_what_is_in_the_files(tmp_path: Path) -> None:
 
 
 @needs_espeak
+@pytest.mark.slow
 def test_neither_workers_nor_being_killed_change_a_single_byte(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     synthesise(settings(), whole, count=100)
@@ -183,6 +180,7 @@ def arguments(*words: str) -> argparse.Namespace:
 
 
 @needs_espeak
+@pytest.mark.slow
 def test_the_command_puts_every_sentence_into_one_split(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""The loop: resuming changes nothing, accumulation and two processes add up, bad runs are refused."""
+"""The loop: resuming changes nothing, two processes add up, bad runs are refused."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     write_manifest(root / "manifest.jsonl", utterances)
     build_store([root / "manifest.jsonl"], root / "store")
-    train_tokenizer([" ".join(WORDS)] * 3 + [u.text for u in utterances], root / "tokenizer", vocab_size=32)
+    train_tokenizer(
+        [" ".join(WORDS)] * 3 + [u.text for u in utterances], root / "tokenizer", vocab_size=32
+    )
     return root
 
 
@@ -206,7 +208,9 @@ def test_the_loss_falls_on_what_it_has_seen(data: Path, tmp_path: Path) -> None:
     assert recorder.losses[30] < 0.5 * recorder.losses[1]
 
 
-@pytest.mark.parametrize("extra", [["loss.cr_ctc=0.2"], ["loss.inter_ctc=0.3", "model.inter_ctc_block=6"]])
+@pytest.mark.parametrize(
+    "extra", [["loss.cr_ctc=0.2"], ["loss.inter_ctc=0.3", "model.inter_ctc_block=6"]]
+)
 def test_the_regularised_losses_train(data: Path, tmp_path: Path, extra: list[str]) -> None:
     recorder = Recorder()
     train(tiny(data, "optim.steps=3", *extra), tmp_path / "run", curves=recorder)

@@ -13,11 +13,17 @@ HELP = "WER and CER per chunk size and speaker, with the worst utterances"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--checkpoint", type=Path, help="safetensors: batched, under the chunk masks")
+    source.add_argument(
+        "--checkpoint", type=Path, help="safetensors: batched, under the chunk masks"
+    )
     source.add_argument("--bundle", type=Path, help="bundle: the recogniser as devices run it")
     parser.add_argument("--manifest", required=True, type=Path, help="JSONL of utterances")
     parser.add_argument("--tokenizer", type=Path, help="for --checkpoint")
-    parser.add_argument("--chunk-ms", default="80,160,320,640,offline", help="comma-separated; 'offline' only with --checkpoint [80,160,320,640,offline]")  # fmt: skip
+    parser.add_argument(
+        "--chunk-ms",
+        default="80,160,320,640,offline",
+        help="comma-separated; 'offline' only with --checkpoint [80,160,320,640,offline]",
+    )
     parser.add_argument("--limit", type=int, help="only the first N utterances")
     parser.add_argument("--beam", type=int, default=0, help="beam width with --bundle [greedy]")
     parser.add_argument("--worst", type=int, default=5, help="how many of the worst to show [5]")
@@ -38,7 +44,9 @@ def run(args: argparse.Namespace) -> int:
         if args.checkpoint:
             if args.tokenizer is None:
                 raise ConfigError("--checkpoint needs --tokenizer DIR")
-            reports.append(evaluate_checkpoint(args.checkpoint, args.tokenizer, utterances, chunk_ms))
+            reports.append(
+                evaluate_checkpoint(args.checkpoint, args.tokenizer, utterances, chunk_ms)
+            )
         elif chunk_ms is not None:
             reports.append(evaluate_bundle(args.bundle, utterances, chunk_ms, beam=args.beam))
         else:

@@ -14,17 +14,36 @@ HELP = "export a checkpoint to a bundle, checked against torch"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", required=True, nargs="+", type=Path, help="one checkpoint, or several of one run to average")  # fmt: skip
-    parser.add_argument("--tokenizer", required=True, type=Path, help="directory of `vitconformer tokenizer`")  # fmt: skip
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        nargs="+",
+        type=Path,
+        help="one checkpoint, or several of one run to average",
+    )
+    parser.add_argument(
+        "--tokenizer", required=True, type=Path, help="directory of `vitconformer tokenizer`"
+    )
     parser.add_argument("--out", required=True, type=Path, help="bundle directory to write")
     parser.add_argument("--name", default="en-demo", help="bundle name [en-demo]")
     parser.add_argument("--version", default="0.1.0", help="bundle version [0.1.0]")
     parser.add_argument("--release", type=int, default=1, help="release counter, ever growing [1]")
-    parser.add_argument("--confidence", type=Path, help="confidence.json of `vitconformer confidence`")
+    parser.add_argument(
+        "--confidence", type=Path, help="confidence.json of `vitconformer confidence`"
+    )
     parser.add_argument("--card", type=Path, help="model card to include")
     parser.add_argument("--facts", type=Path, help="JSON object with `metrics` and `training_data`")
-    parser.add_argument("--weights", choices=("float32", "float16"), default="float16", help="how weights are stored; computation is float32 either way [float16]")  # fmt: skip
-    parser.add_argument("--checkpoint-out", type=Path, help="also write the exported weights as safetensors, for fine-tuning")  # fmt: skip
+    parser.add_argument(
+        "--weights",
+        choices=("float32", "float16"),
+        default="float16",
+        help="how weights are stored; computation is float32 either way [float16]",
+    )
+    parser.add_argument(
+        "--checkpoint-out",
+        type=Path,
+        help="also write the exported weights as safetensors, for fine-tuning",
+    )
     parser.add_argument("--chunk-ms", type=int, default=320, help="default chunk [320]")
 
 

@@ -15,13 +15,34 @@ HELP = "train an encoder by a recipe; start it again to resume"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", default="demo", help="shipped recipe or TOML file [demo]")
-    parser.add_argument("--out", required=True, type=Path, help="run directory: checkpoints, curves")
-    parser.add_argument("--train", nargs="+", metavar="STORE[:WEIGHT]", help="feature stores; weight = passes per epoch [1]")  # fmt: skip
-    parser.add_argument("--dev", nargs="+", metavar="STORE", help="feature stores of development data")
+    parser.add_argument(
+        "--out", required=True, type=Path, help="run directory: checkpoints, curves"
+    )
+    parser.add_argument(
+        "--train",
+        nargs="+",
+        metavar="STORE[:WEIGHT]",
+        help="feature stores; weight = passes per epoch [1]",
+    )
+    parser.add_argument(
+        "--dev", nargs="+", metavar="STORE", help="feature stores of development data"
+    )
     parser.add_argument("--tokenizer", help="directory of `vitconformer tokenizer`")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="SECTION.FIELD=VALUE", help="override fields of the recipe, e.g. optim.lr=1e-3 model.arm=cnn")  # fmt: skip
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="SECTION.FIELD=VALUE",
+        help="override fields of the recipe, e.g. optim.lr=1e-3 model.arm=cnn",
+    )
     parser.add_argument("--device", default="cpu", help="torch device [cpu]")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads of this process [torch's choice; 1 under torchrun]")  # fmt: skip
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=0,
+        help="CPU threads of this process [torch's choice; 1 under torchrun]",
+    )
     parser.add_argument("--no-curves", action="store_true", help="no TensorBoard files")
 
 
@@ -51,7 +72,9 @@ def run(args: argparse.Namespace) -> int:
     if args.tokenizer:
         data = dataclasses.replace(data, tokenizer=args.tokenizer)
     if not data.train or not data.tokenizer:
-        raise ConfigError("name the data: --train STORE … --tokenizer DIR, or data.train in the recipe")
+        raise ConfigError(
+            "name the data: --train STORE … --tokenizer DIR, or data.train in the recipe"
+        )
     recipe = dataclasses.replace(recipe, data=data)
     curves = None
     if leads and not args.no_curves:
