@@ -1,11 +1,11 @@
 """Word error rate: per test set, chunk size and decoder, with pocketsphinx on the same files.
 
-Errors are pooled over a set: substitutions, deletions and insertions per reference word, over lower-case
-words without punctuation. Chunked rates are the recogniser's, as devices run it: features, endpointing
-and tail flush included, all finals of a file joined. `offline` is the checkpoint in torch seeing the
-whole utterance at once, greedy. pocketsphinx is the release in the record with the English model and
-settings it brings, given each file whole, its text reduced to a-z, apostrophe and space; its recognition
-runs once per file and is remembered.
+Errors are pooled over a set: substitutions, deletions and insertions per reference word, over
+lower-case words without punctuation. Chunked rates are the recogniser's, as devices run it:
+features, endpointing and tail flush included, all finals of a file joined. `offline` is the
+checkpoint in torch seeing the whole utterance at once, greedy. pocketsphinx is the release in the
+record with the English model and settings it brings, given each file whole, its text reduced to
+a-z, apostrophe and space; its recognition runs once per file and is remembered.
 """
 
 from __future__ import annotations

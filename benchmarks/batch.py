@@ -1,8 +1,9 @@
 """Batching: many streams stepped together against the same streams one by one.
 
-Each stream is a different sequence of clips, cut or filled with silence to the same length, at 320 ms,
-greedy, with endpointing. One by one means one recogniser and a stream for each, in one process, so
-that both sides have one copy of the weights and one thread. The texts of every stream are compared.
+Each stream is a different sequence of clips, cut or filled with silence to the same length, at 320
+ms, greedy, with endpointing. One by one means one recogniser and a stream for each, in one process,
+so that both sides have one copy of the weights and one thread. The texts of every stream are
+compared.
 """
 
 from __future__ import annotations

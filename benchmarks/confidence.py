@@ -1,13 +1,13 @@
 """Confidence: do the numbers beside the words say how likely they are to be right?
 
-The words of the finals of each file (greedy, 320 ms, with endpointing) are aligned with the reference;
-a word is right where it is aligned with itself. Insertions are wrong words; deletions have no word and
-no confidence. AUROC: the chance that a right word is more confident than a wrong one. AUC-NT: average
-precision of finding the wrong words by low confidence (a random order would give the share of wrong
-words). NCE: normalised cross entropy, the share of the labels' entropy that the confidences explain; 0
-is what knowing only the share of right words would give. ECE: expected calibration error over 15 bins
-of equal mass. Deletions: AUROC of the largest deletion score of a file against whether words are
-missing from its text.
+The words of the finals of each file (greedy, 320 ms, with endpointing) are aligned with the
+reference; a word is right where it is aligned with itself. Insertions are wrong words; deletions
+have no word and no confidence. AUROC: the chance that a right word is more confident than a wrong
+one. AUC-NT: average precision of finding the wrong words by low confidence (a random order would
+give the share of wrong words). NCE: normalised cross entropy, the share of the labels' entropy that
+the confidences explain; 0 is what knowing only the share of right words would give. ECE: expected
+calibration error over 15 bins of equal mass. Deletions: AUROC of the largest deletion score of a
+file against whether words are missing from its text.
 """
 
 from __future__ import annotations

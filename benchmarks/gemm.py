@@ -1,12 +1,12 @@
 """Graph against its matrix multiplications: how much of a step is not arithmetic.
 
-The matrix products of a step, and the convolution that embeds patches, are taken out of the graph and
-made into another one: the same shapes, weights and library, one thread, but nothing in between, each
-with inputs of its own that are there already. Their time gives this machine's rate of multiply-adds at
-these shapes; the grouped convolutions, for which there is no matrix product, are priced at that rate
-(their share of the multiply-adds is in the table). The ratio is the time of a step of the whole graph,
-through the binding that the recogniser uses, to the time its multiply-adds would take. 1 would mean
-that activations, norms, attention's softmax and the caches cost nothing.
+The matrix products of a step, and the convolution that embeds patches, are taken out of the graph
+and made into another one: the same shapes, weights and library, one thread, but nothing in between,
+each with inputs of its own that are there already. Their time gives this machine's rate of
+multiply-adds at these shapes; the grouped convolutions, for which there is no matrix product, are
+priced at that rate (their share of the multiply-adds is in the table). The ratio is the time of a
+step of the whole graph, through the binding that the recogniser uses, to the time its multiply-adds
+would take. 1 would mean that activations, norms, attention's softmax and the caches cost nothing.
 """
 
 from __future__ import annotations
@@ -179,8 +179,9 @@ def _step_s(step: Callable[[], Any], round_s: float) -> float:
 
 
 def table(results: dict[str, Any]) -> Table:
-    header = ["chunk", "graph, ms per step", "products alone, ms", "million multiply-adds per step",
-              "of them grouped", "rate, G multiply-adds/s", "graph / its multiply-adds"]  # fmt: skip
+    header = ["chunk", "graph, ms per step", "products alone, ms",
+              "million multiply-adds per step", "of them grouped", "rate, G multiply-adds/s",
+              "graph / its multiply-adds"]  # fmt: skip
     return [header] + [
         [
             f"{chunk_ms} ms",

@@ -1,19 +1,19 @@
 """Latency: how long after a word was spoken it is on the screen.
 
 Speech with known word times: the sentences of sentences.txt read by two festival voices, whose
-synthesiser says when each word ends. Audio is pushed in blocks of 20 ms, followed by two seconds of
-silence; the recogniser is greedy with endpointing. An event's time is the audio pushed so far plus the
-processor time of the push that returned it. What is on the screen is the finals so far and the last
-partial.
+synthesiser says when each word ends. Audio is pushed in blocks of 20 ms, followed by three seconds
+of silence; the recogniser is greedy with endpointing. An event's time is the audio pushed so far
+plus the processor time of the push that returned it. What is on the screen is the finals so far and
+the last partial.
 
 * word emission latency: from the end of a spoken word to the first event after its beginning whose
   text, aligned with the reference, has that word right. Of words that are right in the end only. It
   includes the wait for the chunk to fill; it is negative where a word was written before it ended.
-* end of speech to final: from the end of the last word to the final event that has it. `by pause`: the
-  endpoint rule waits for 0.8 s of silence. `at the end of a stream`: the audio ends there, with the last
-  word, and `finish` is called.
-* churn: words taken back / words written, where a change of the text takes back everything behind the
-  words that both versions begin with.
+* end of speech to final: from the end of the last word to the final event that has it. `by pause`:
+  the endpoint rule waits for 0.8 s of silence. `at the end of a stream`: the audio ends there, with
+  the last word, and `finish` is called.
+* churn: words taken back / words written, where a change of the text takes back everything behind
+  the words that both versions begin with.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from benchmarks.measure import SAMPLE_RATE, Samples, Table
 VOICES = ("cmu_us_slt_arctic_hts", "kal_diphone")
 CHUNKS_MS = (80, 160, 320, 640)
 BLOCK_MS = 20
-SILENCE_S = 2.0
+SILENCE_S = 3.0
 RANKS = (50, 90, 99)
 
 # Reads sentences into WAV files and prints each word with its end.
@@ -180,7 +180,7 @@ def screens(stream: Any, samples: Samples) -> tuple[list[Shown], float | None]:
 
 
 def emission_latencies(said: Sequence[Spoken], shown: Sequence[Shown]) -> list[float]:
-    """Of every word that is right in the end: its first right event after its start, from its end."""
+    """Per word that is right in the end: from its end to its first right event after its start."""
     if not shown:
         return []
     reference = [spoken.word for spoken in said]
@@ -228,8 +228,9 @@ def table(results: dict[str, Any]) -> Table:
     def ms(found: dict[str, float]) -> str:
         return " / ".join(f"{1e3 * found[f'p{rank}']:.0f}" for rank in RANKS)
 
-    header = ["chunk", "words right", "word emission p50 / p90 / p99, ms", "end of speech to final, "
-              "by pause, ms", "at the end of a stream, ms", "churn"]  # fmt: skip
+    header = ["chunk", "words right", "word emission p50 / p90 / p99, ms",
+              "end of speech to final, by pause, ms", "at the end of a stream, ms",
+              "churn"]  # fmt: skip
     return [header] + [
         [
             f"{chunk_ms} ms",

@@ -76,17 +76,22 @@ def main(module: ModuleType) -> int:
     module.configure(parser)
     args = parser.parse_args()
     os.environ.update(dict.fromkeys(THREADS, "1"))
-    load = os.getloadavg()[0]  # of others: nothing of ours has run yet
+    load = Load()
     results = module.run(args)
+    busy_cores = load.others()
     if args.json:
         name = Path(inspect.getfile(module)).stem
-        sys.stdout.write(json.dumps(record(name, args.bundle, results, load), indent=1) + "\n")
+        sys.stdout.write(
+            json.dumps(record(name, args.bundle, results, busy_cores), indent=1) + "\n"
+        )
     else:
         sys.stdout.write(markdown(module.table(results)))
     return 0
 
 
-def record(name: str, bundle: Path, results: Mapping[str, Any], load: float) -> dict[str, Any]:
+def record(
+    name: str, bundle: Path, results: Mapping[str, Any], busy_cores: float
+) -> dict[str, Any]:
     """A run's results, with all that is needed to judge or repeat it."""
     manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
     return {
@@ -94,7 +99,7 @@ def record(name: str, bundle: Path, results: Mapping[str, Any], load: float) -> 
         "date": datetime.now(timezone.utc).date().isoformat(),
         "commit": commit(),
         "command": command(["benchmarks/" + Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "machine": {**machine(), "load_before": round(load, 1)},
+        "machine": {**machine(), "busy_cores": busy_cores},
         "versions": {"python": platform.python_version(), **_versions()},
         "bundle": {
             "name": manifest["name"],
@@ -108,7 +113,9 @@ def record(name: str, bundle: Path, results: Mapping[str, Any], load: float) -> 
 def machine() -> dict[str, Any]:
     """The processor as /proc/cpuinfo names it, its cores, and memory in GiB."""
     cpuinfo = Path("/proc/cpuinfo").read_text("utf-8")
-    models = [line.partition(":")[2].strip() for line in cpuinfo.splitlines() if "model name" in line]
+    models = [
+        line.partition(":")[2].strip() for line in cpuinfo.splitlines() if "model name" in line
+    ]
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
         "cpu": models[0] if models else platform.machine(),  # ARM names no model
@@ -168,6 +175,27 @@ def say(text: str) -> None:
 def absolute(text: str) -> Path:
     """An argparse type: a path that a process with another working directory understands."""
     return Path(text).absolute()
+
+
+class Load:
+    """What else the machine did since this was made."""
+
+    def __init__(self) -> None:
+        self._start = self._now()
+
+    def others(self) -> float:
+        """Cores that were busy, on average, with anything but this process and its children."""
+        busy, ours, clock = (b - a for a, b in zip(self._start, self._now(), strict=True))
+        return round(max(0.0, busy - ours) / clock, 2)
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        """Seconds: busy of all cores, used by us, elapsed."""
+        # user, nice, system, idle, iowait, irq, softirq, steal; idle and iowait are not busy
+        ticks = [int(text) for text in Path("/proc/stat").read_text("ascii").split()[1:9]]
+        times = os.times()
+        busy = (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+        return busy, sum(times[:4]), times.elapsed
 
 
 # --- processes and time --------------------------------------------------------------------------

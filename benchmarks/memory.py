@@ -1,12 +1,14 @@
 """Memory, and the cost of starting.
 
-Growth: clips are looped as one stream, with a second of silence between them, at 320 ms, greedy, with
-endpointing, in blocks of one chunk and with finals thrown away; resident memory (/proc/self/statm) is
-read after 10 minutes of audio and after 60. Peak: the high-water mark of that process at its end, the
-interpreter and the libraries included. Nothing is trimmed or collected by hand.
+Growth: clips are looped as one stream, with a second of silence between them, at 320 ms, greedy,
+with endpointing, in blocks of one chunk and with finals thrown away; resident memory
+(/proc/self/statm) is read after 10 minutes of audio and after 60. Peak: the high-water mark of that
+process at its end, the interpreter and the libraries included. Nothing is trimmed or collected by
+hand.
 
-Cold start: `vitconformer transcribe` on a clip of about 3 s as a new process, from its start to its end,
-processor time, user and system; the files are in the page cache. The bundle's digests are verified.
+Cold start: `vitconformer transcribe` on a clip of about 3 s as a new process, from its start to its
+end, processor time, user and system; the files are in the page cache. The bundle's digests are
+verified.
 """
 
 from __future__ import annotations
@@ -40,9 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    utterances = list(
-        itertools.chain.from_iterable(measure.manifests(args.manifest, 40).values())
-    )
+    utterances = list(itertools.chain.from_iterable(measure.manifests(args.manifest, 40).values()))
     clips = [measure.load(utterance.audio_filepath) for utterance in utterances]
     with tempfile.TemporaryDirectory(prefix="vitconformer-bench-") as folder:
         stream = measure.child(
@@ -114,7 +114,10 @@ def table(results: dict[str, Any]) -> Table:
     stream, start = results["stream"], results["cold_start"]
     return [
         ["what", "measured"],
-        [f"resident after {results['settled_minutes']:g} min of audio", f"{stream['settled_mb']:.1f} MB"],
+        [
+            f"resident after {results['settled_minutes']:g} min of audio",
+            f"{stream['settled_mb']:.1f} MB",
+        ],
         [f"resident after {results['minutes']:g} min", f"{stream['end_mb']:.1f} MB"],
         ["growth", f"{stream['growth_mb']:+.2f} MB"],
         ["peak of the process", f"{stream['peak_rss_mb']:.0f} MB"],

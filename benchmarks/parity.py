@@ -1,7 +1,7 @@
 """Chunked against offline: the bundle as devices step it, the checkpoint in torch all at once.
 
-Random pieces of the clips (any length from one frame to all, random pushes, partial last windows) go
-through sessions of one to four streams that end at different times and are reset and used again.
+Random pieces of the clips (any length from one frame to all, random pushes, partial last windows)
+go through sessions of one to four streams that end at different times and are reset and used again.
 Each output is compared with torch's masked pass over the whole piece under the mask of that chunk
 size: the largest difference of a log-probability anywhere, and whether the best path has the same
 tokens.

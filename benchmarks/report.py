@@ -2,9 +2,9 @@
 
     python benchmarks/report.py        # after benchmarks/run.py, which calls it
 
-Every number comes from benchmarks/results/*.json, every definition from the docstring of the benchmark
-that made it. Only what is between the markers is replaced. A target without a record is shown as not
-measured, never left out.
+Every number comes from benchmarks/results/*.json, every definition from the docstring of the
+benchmark that made it. Only what is between the markers is replaced. A target without a record is
+shown as not measured, never left out.
 """
 
 from __future__ import annotations
@@ -149,9 +149,7 @@ TARGETS = (
         )
         for chunk_ms in (320, 80)
     ),
-    Target(
-        what="graph / the time of its multiply-adds", aim="≤ 2", benchmark="gemm", find=_gemm
-    ),
+    Target(what="graph / the time of its multiply-adds", aim="≤ 2", benchmark="gemm", find=_gemm),
     Target(
         what="our CPU time outside graph and features at 320 ms",
         aim="≤ 5 %",
@@ -228,7 +226,9 @@ def targets_table(records: Mapping[str, Mapping[str, Any]]) -> Table:
             measured, met = target.find(records[target.benchmark]["results"])
         except KeyError:
             measured, met = "not measured", None
-        rows.append([target.what, target.aim, measured, {True: "yes", False: "**no**", None: ""}[met]])
+        rows.append(
+            [target.what, target.aim, measured, {True: "yes", False: "**no**", None: ""}[met]]
+        )
     return rows
 
 
@@ -256,8 +256,8 @@ def provenance(record: Mapping[str, Any]) -> str:
     return (
         f"{record['date']}, commit {record['commit']}; {bundle['name']} {bundle['version']} "
         f"({bundle['encoder_sha256'][:12]}); {machine['cpu']}, {machine['cores']} cores, "
-        f"{machine['memory_gib']} GiB, {machine['system']}, load before {machine['load_before']}; "
-        f"{versions}."
+        f"{machine['memory_gib']} GiB, {machine['system']}, "
+        f"{machine['busy_cores']} cores busy with other work; {versions}."
     )
 
 
@@ -278,22 +278,25 @@ def load_records(folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def main() -> int:
-    records = load_records(RESULTS)
+def documents(records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What belongs between the markers, by file."""
     table = markdown(targets_table(records))
-    origins = {(r["machine"]["cpu"], r["machine"]["cores"], r["date"], r["commit"])
-               for r in records.values()}  # fmt: skip
-    measured = "; ".join(
-        f"{cpu}, {cores} cores, {date}, commit {commit}" for cpu, cores, date, commit in sorted(origins)
-    )
-    documents = {
-        "README.md": f"{table}\nMeasured on {measured or 'nothing yet'}. What each number means, how it "
-        "was measured and more of them: [results](docs/results.md).",
+    origins = {
+        f"{record['machine']['cpu']}, {record['machine']['cores']} cores, {record['date']}, "
+        f"commit {record['commit']}"
+        for record in records.values()
+    }
+    return {
+        "README.md": f"{table}\nMeasured on {'; '.join(sorted(origins)) or 'nothing yet'}. What "
+        "each number means, how it was measured and more of them: [results](docs/results.md).",
         "docs/results.md": "\n".join(
             ["## Targets", "", table, *(section(name, record) for name, record in records.items())]
         ),
     }
-    for name, content in documents.items():
+
+
+def main() -> int:
+    for name, content in documents(load_records(RESULTS)).items():
         path = ROOT / name
         path.write_text(replace_between(path.read_text("utf-8"), content), "utf-8")
         say(f"wrote {name}")

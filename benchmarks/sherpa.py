@@ -3,12 +3,13 @@
 Both read the same graph, one thread each, and get the same audio in blocks of one chunk, as live
 audio arrives; only the graph's metadata is rewritten for each chunk size, which is how sherpa-onnx
 learns it. Time is processor time from creating a stream to its last block, features and decoding
-included, loading not. We also make a partial result, with word times and confidences, whenever words
-change; sherpa-onnx is never asked for its text while the clock runs. The ratio is ours / theirs.
+included, loading not. We also make a partial result, with word times and confidences, whenever
+words change; sherpa-onnx is never asked for its text while the clock runs. The ratio is ours /
+theirs.
 
-sherpa-onnx needs one feature frame more than a window before it runs it, and never flushes. So every
-clip gets 0.8 s of silence or slightly more, ending one frame after a window: then both have run
-exactly the same windows, and their tokens are compared one by one, over whole clips.
+sherpa-onnx needs one feature frame more than a window before it runs it, and never flushes. So
+every clip gets 0.8 s of silence or slightly more, ending one frame after a window: then both have
+run exactly the same windows, and the tokens and their frames are compared over whole clips.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     measure.add_manifest_option(parser, default="default: variants of the sample clips")
     parser.add_argument("--utterances", type=int, default=120, help="default: 120")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each (default: 5)")
-    parser.add_argument("--chunk-ms", type=int, nargs="+", default=[320, 80], help="default: 320 80")
+    parser.add_argument(
+        "--chunk-ms", type=int, nargs="+", default=[320, 80], help="default: 320 80"
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -142,7 +145,8 @@ def run_sherpa(*, bundle: str, model: str, chunk_ms: int, audio: list[str]) -> d
 
 
 def _timed(
-    recognise: Callable[[list[Samples]], None], audio: list[str], chunk_ms: int) -> dict[str, float]:
+    recognise: Callable[[list[Samples]], None], audio: list[str], chunk_ms: int
+) -> dict[str, float]:
     recognise(list(measure.blocks(np.load(audio[0]), chunk_ms)))  # first runs allocate
     cpu_s = 0.0
     for path in audio:
@@ -173,11 +177,15 @@ def our_tokens(*, bundle: str, model: str, chunk_ms: int, audio: list[str]) -> d
             session.push(features.push(piece))
             while outputs := session.step():
                 decoder.advance(outputs[0].logprobs)
-        found.append([vocabulary.pieces[token.id] for token in decoder.tokens()])
+        found.append(
+            [[vocabulary.pieces[token.id], token.start_frame] for token in decoder.tokens()]
+        )
     return {"tokens": found}
 
 
 def their_tokens(*, bundle: str, model: str, chunk_ms: int, audio: list[str]) -> dict[str, Any]:
+    from edge_runtime.tokens import WORD_START
+
     recognizer = _sherpa(bundle, model)
     found = []
     for path in audio:
@@ -185,7 +193,14 @@ def their_tokens(*, bundle: str, model: str, chunk_ms: int, audio: list[str]) ->
         stream.accept_waveform(SAMPLE_RATE, np.load(path))
         while recognizer.is_ready(stream):
             recognizer.decode_stream(stream)
-        found.append(recognizer.tokens(stream))
+        found.append(
+            [
+                [piece.replace(" ", WORD_START), round(time_s / 0.04)]  # it shows word starts so
+                for piece, time_s in zip(
+                    recognizer.tokens(stream), recognizer.timestamps(stream), strict=True
+                )
+            ]
+        )
     return {"tokens": found}
 
 

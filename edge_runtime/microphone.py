@@ -238,8 +238,8 @@ def _portaudio() -> Iterator[Any]:
         ) from error
     with _quiet():
         try:
-            # PortAudio 19.6 aborts the process if ALSA's configuration names no device at all; every
-            # installation's own does (`default`), whether or not there is hardware behind it.
+            # PortAudio 19.6 aborts the process if ALSA's configuration names no device at all; the
+            # one that comes with ALSA does (`default`), even where there is no hardware behind it.
             audio = pyaudio.PyAudio()
         except OSError as error:
             raise AudioError(f"no sound system: PortAudio: {_words(error)}") from error

@@ -116,6 +116,13 @@ def test_every_entry_point_names_something_that_exists(group: str) -> None:
         assert extra in PYPROJECT["project"]["optional-dependencies"], value
 
 
+def test_every_verb_of_a_spoke_is_registered() -> None:
+    declared = PYPROJECT["project"]["entry-points"]["vitconformer.commands"]
+    modules = {value.split(":")[0] for value in declared.values()}
+    files = {f"training.commands.{path.stem}" for path in (ROOT / "training/commands").glob("*.py")}
+    assert files - modules == {"training.commands.__init__"}
+
+
 def test_the_console_script_is_the_module_s_main() -> None:
     [script] = [p for p in entry_points(group="console_scripts") if p.name == "vitconformer"]
     assert script.load() is cli.main

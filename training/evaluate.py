@@ -17,8 +17,11 @@ import torch
 from numpy.typing import NDArray
 
 from edge_runtime.audio import open_audio
+from edge_runtime.decoding import BeamConfig, GreedyConfig
+from edge_runtime.events import Final
 from edge_runtime.features import open_frontend
 from edge_runtime.metrics import ErrorCounts, char_errors, word_errors
+from edge_runtime.recognizer import Recognizer
 from training.checkpoint import load_encoder
 from training.manifest import Utterance
 from training.model import Encoder, token_lengths
@@ -159,21 +162,23 @@ def evaluate_checkpoint(
     return Report(chunk_ms, tuple(Result(u, t) for u, t in zip(utterances, texts, strict=True)))
 
 
+def recognise(recognizer: Recognizer, blocks: Iterable[NDArray[np.float32]]) -> list[Final]:
+    """The finals of one recording."""
+    stream = recognizer.stream()
+    events = [event for block in blocks for event in stream.push(block)]
+    return [event for event in (*events, *stream.finish()) if isinstance(event, Final)]
+
+
 def evaluate_bundle(
     bundle: Path, utterances: Sequence[Utterance], chunk_ms: int, *, beam: int = 0
 ) -> Report:
     """The recogniser itself over audio files: finals of each file joined."""
-    from edge_runtime.decoding import BeamConfig, GreedyConfig
-    from edge_runtime.recognizer import Recognizer
-
     decoder = BeamConfig(beam=beam) if beam else GreedyConfig()
     recognizer = Recognizer.open(bundle, chunk_ms=chunk_ms, decoder=decoder)
     results = []
     for utterance in utterances:
-        stream = recognizer.stream()
         with open_audio(utterance.audio_filepath) as source:
-            events = [event for block in source.blocks() for event in stream.push(block)]
-        events += stream.finish()
-        text = " ".join(event.text for event in events if event.type == "final" and event.text)
+            finals = recognise(recognizer, source.blocks())
+        text = " ".join(final.text for final in finals if final.text)
         results.append(Result(utterance, text))
     return Report(chunk_ms, tuple(results))

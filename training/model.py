@@ -10,7 +10,7 @@ Decisions:
 * LayerNorm everywhere: no batch statistics, so streaming and training compute the same function.
 
 The one invariant: feeding chunks through `Encoder.step` gives what `Encoder.forward` gives under
-the mask of the same chunk size.  Both call the same `mix` methods; they differ only in where the left
+the mask of the same chunk size.  Both call the same `mix` methods; they differ in where the left
 context comes from (`State`, or the same tensor) and in the mask.
 
     encoder = Encoder(encoder_config("XS", "vit_conformer"))
@@ -50,8 +50,8 @@ def rope_cycles(head_dim: int, period: int, base: float = 1000.0) -> Tensor:
     """Rotary frequencies as whole cycles per `period` tokens, int64 of shape (head_dim / 2,).
 
     RoPE (arXiv:2104.09864) with each frequency rounded so that `period` tokens are a whole number
-    of turns.  The turn of a position is then an integer, ``position * cycles % period``, and a stream
-    that runs for days has angles as exact as a fresh one.
+    of turns.  The turn of a position is then an integer, ``position * cycles % period``, and a
+    stream that runs for days has angles as exact as a fresh one.
     """
     radians = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
     return (radians * period / (2 * math.pi)).round().clamp(min=1).long()

@@ -80,6 +80,8 @@ class OptimSection:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LossSection:
+    # Until this step a guessed, even alignment is learnt beside CTC, with a weight falling to 0.
+    flat_start_steps: int = 0
     inter_ctc: float = 0.0  # weight of the intermediate head (arXiv:2102.03216)
     cr_ctc: float = 0.0  # weight of consistency between two views (arXiv:2410.05101); 0: one view
 
@@ -123,6 +125,10 @@ class Recipe:
         )
         check(
             0 < self.optim.warmup_steps < self.optim.steps, "optim.warmup_steps: below optim.steps"
+        )
+        check(
+            not self.augment.features or self.augment.start_step >= self.loss.flat_start_steps,
+            "augment.start_step: not before loss.flat_start_steps, whose guess needs clean speech",
         )
         check(
             bool(self.loss.inter_ctc) == bool(self.model.inter_ctc_block),

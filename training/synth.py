@@ -1,8 +1,8 @@
 """Synthetic speech corpora: text and voices in, FLAC files and NeMo-style manifests out.
 
-A corpus is a pure function of its `Settings`.  Utterance *i* has its text, voice, speed, level and
-noise drawn from a generator seeded with (seed, split, i) and nothing else, so neither the number of
-workers nor an interruption can change it.  Work is done in shards::
+A corpus is a pure function of its `Settings`.  Whatever is random about utterance *i* is drawn from
+generators seeded with the seed, a purpose ("line", "finish", ...) and *i* alone, so neither the
+number of workers nor an interruption can change it.  Work is done in shards::
 
     OUT/settings.json           what the corpus is made of; another corpus in OUT is refused
     OUT/audio/00012/*.flac      shard 12: written under another name, renamed when complete

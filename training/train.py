@@ -23,6 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from edge_runtime.errors import ConfigError
+from edge_runtime.tokens import WORD_START, Vocabulary
 from training import checkpoint, losses
 from training.data import Batch, BatchPlan, load_batches
 from training.model import Encoder, token_lengths
@@ -88,11 +89,15 @@ def parameter_groups(encoder: Encoder, weight_decay: float) -> list[dict[str, An
 class Training:
     """Weights, optimiser and moving average of one run, and the step that moves them."""
 
-    def __init__(self, recipe: Recipe, vocab_size: int, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, vocabulary: Vocabulary, device: torch.device) -> None:
         self.recipe = recipe
         self.device = device
+        pieces = vocabulary.pieces[:-1]
+        self.unit_chars = torch.tensor(
+            [max(1, len(piece.strip(WORD_START))) for piece in pieces], device=device
+        )
         torch.manual_seed(recipe.run.seed)
-        self.encoder = Encoder(recipe.encoder(vocab_size)).to(device)
+        self.encoder = Encoder(recipe.encoder(len(vocabulary))).to(device)
         if recipe.run.init:
             self.encoder.load_state_dict(
                 checkpoint.load_encoder(Path(recipe.run.init))[0].state_dict()
@@ -137,6 +142,12 @@ class Training:
         tokens = token_lengths(lengths)
         parts = {"ctc": losses.ctc(log_probs, tokens, targets, units)}
         total = parts["ctc"]
+        if self.step < recipe.loss.flat_start_steps:
+            parts["flat_start"] = losses.flat_start(
+                log_probs, tokens, features, targets, units, self.unit_chars
+            )
+            weight = 1 - self.step / recipe.loss.flat_start_steps
+            total = (1 - weight) * total + weight * parts["flat_start"]
         if inter is not None:
             weight = recipe.loss.inter_ctc
             parts["inter_ctc"] = losses.ctc(inter, tokens, targets, units)
@@ -278,7 +289,7 @@ def train(recipe: Recipe, run: Path, *, device: str = "cpu", curves: Curves | No
     where = torch.device(device)
     with process_group(where) as process:
         tokenizer = Tokenizer.load(Path(recipe.data.tokenizer))
-        training = Training(recipe, tokenizer.vocab_size, where)
+        training = Training(recipe, tokenizer.vocabulary, where)
         if (path := latest(run)) is not None:
             training.restore(path)
             log.info("resuming %s at step %d", path.name, training.step)

@@ -4,6 +4,7 @@ The graph is an Aho-Corasick automaton (Commun. ACM 18(6), 1975) over the *chara
 spelled text, word starts (`▁`) included, not over pieces: whichever pieces spell a phrase, it
 earns the same. A phrase is matched as whole words: it is stored as `▁new▁york▁`, and the last `▁`
 is the next word's start or the end of the utterance, so "cat" is not rewarded within "category".
+Word starts in a row, which some vocabularies can write, count as one.
 
 What a text has earned is a function of its characters alone:
 
@@ -70,6 +71,7 @@ class HotwordGraph:
         self._fail: list[int] = [0]
         self._credit: list[float] = [0.0]  # of the beginning this state is
         self._earned: list[float] = [0.0]  # by the phrases that are complete on reaching it
+        self._boundary: list[bool] = [False]  # is it reached by a word start?
         boosts: dict[str, float] = {}  # of two entries for one phrase the last counts
         for hotword in hotwords:
             text, pieces = _spell(hotword.phrase, vocabulary)
@@ -113,6 +115,7 @@ class HotwordGraph:
             self._fail.append(0)
             self._credit.append(-math.inf)
             self._earned.append(0.0)
+            self._boundary.append(character == WORD_START)
         return child
 
     def _link(self) -> None:
@@ -138,6 +141,8 @@ class HotwordGraph:
     def _walk(self, state: int, text: str) -> tuple[int, float]:
         earned = -self._credit[state]
         for character in text:
+            if character == WORD_START and self._boundary[state]:
+                continue
             while state and character not in self._next[state]:
                 state = self._fail[state]
             state = self._next[state].get(character, 0)

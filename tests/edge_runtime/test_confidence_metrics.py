@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.confidence_metrics import auc_nt, auroc, brier, ece, nce, summary
@@ -27,6 +28,7 @@ def test_auroc_by_hand() -> None:
 
 
 @given(SCORED)
+@settings(deadline=None)
 def test_auroc_is_the_share_of_pairs_in_the_right_order(scored: list[tuple[float, bool]]) -> None:
     pairs = [
         (a > b) + (a == b) / 2
@@ -46,6 +48,7 @@ def test_auc_nt_by_hand() -> None:
 
 
 @given(SCORED)
+@settings(deadline=None)
 def test_auc_nt_is_the_mean_precision_at_the_errors(scored: list[tuple[float, bool]]) -> None:
     precisions = []
     for confidence, right in scored:
@@ -82,9 +85,8 @@ def test_ece_by_hand() -> None:
 
 
 @given(SCORED.filter(bool), st.integers(1, 20))
-def test_ece_follows_its_definition_bin_by_bin(
-    scored: list[tuple[float, bool]], bins: int
-) -> None:
+@settings(deadline=None)
+def test_ece_follows_its_definition_bin_by_bin(scored: list[tuple[float, bool]], bins: int) -> None:
     # A word's outcome is the mean over the words of its confidence, so ties have no order.
     words = sorted(scored)
     outcomes = []
@@ -112,11 +114,12 @@ def test_calibrated_confidences_have_no_calibration_error() -> None:
 
 
 @given(SCORED, st.randoms())
+@settings(deadline=None)
 def test_no_measure_depends_on_the_order_of_the_words(
-    scored: list[tuple[float, bool]], random: np.random.Generator
+    scored: list[tuple[float, bool]], random: Random
 ) -> None:
     shuffled = list(scored)
-    random.shuffle(shuffled)  # type: ignore[arg-type]
+    random.shuffle(shuffled)
     first = summary([c for c, _ in scored], [r for _, r in scored])
     second = summary([c for c, _ in shuffled], [r for _, r in shuffled])
     assert first == pytest.approx(second, nan_ok=True)

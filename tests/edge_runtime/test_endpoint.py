@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.decoding import Token
@@ -37,6 +37,7 @@ def test_the_three_rules(
 
 
 @given(st.booleans(), st.floats(0, 30), st.floats(0, 30), st.floats(0, 5))
+@settings(deadline=None)
 def test_more_silence_never_takes_an_endpoint_back(
     decoded: bool, silence: float, length: float, more: float
 ) -> None:
@@ -82,6 +83,7 @@ def test_without_a_boundary_everything_so_far_is_the_utterance() -> None:
     st.integers(0, 20),
     st.integers(0, 100),
 )
+@settings(deadline=None)
 def test_a_cut_never_falls_into_a_word_or_a_token(
     steps: list[tuple[int, int, int]], silence: int, recent: int
 ) -> None:

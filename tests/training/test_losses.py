@@ -6,7 +6,7 @@ import itertools
 
 import torch
 
-from training.losses import consistency, ctc
+from training.losses import consistency, ctc, flat_start
 
 
 def brute_force_nll(log_probs: torch.Tensor, target: list[int]) -> float:
@@ -52,3 +52,29 @@ def test_equal_views_are_consistent_and_padding_does_not_count() -> None:
     p, q = view[1, 2], other[1, 2]
     expected = 0.5 * ((q.exp() * (q - p)).sum() + (p.exp() * (p - q)).sum()) / 4
     torch.testing.assert_close(consistency(view, other, lengths, units), expected)
+
+
+def test_the_flat_start_spreads_units_over_the_speech_by_their_letters() -> None:
+    tokens = 10
+    features = torch.full((1, 4 * tokens, 80), -16.0)
+    features[:, 8:32] = -5.0  # speech in tokens 2 to 7
+    targets = torch.tensor([[1, 0, 3]])  # of which the third is padding
+    chars = torch.tensor([4, 2, 1, 1])
+    expected = torch.tensor([4, 4, 1, 1, 0, 0, 0, 0, 4, 4])  # 2 letters, then 4; 4 is the blank
+    certain = torch.full((1, tokens, 5), -100.0)
+    certain[0, torch.arange(tokens), expected] = 0.0
+    args = (torch.tensor([tokens]), features, targets, torch.tensor([2]), chars)
+    assert flat_start(certain, *args) == 0
+    for token in range(tokens):  # every single label counts
+        wrong = certain.clone()
+        wrong[0, token] = torch.tensor([-9.0, -9.0, 0.0, -9.0, -9.0])
+        assert flat_start(wrong, *args) > 0.5
+
+
+def test_the_flat_start_of_silence_is_blank() -> None:
+    log_probs = torch.randn(1, 4, 5).log_softmax(-1)
+    loss = flat_start(
+        log_probs, torch.tensor([4]), torch.full((1, 16, 80), -16.0), torch.tensor([[0]]),
+        torch.tensor([0]), torch.tensor([1, 1, 1, 1]),
+    )  # fmt: skip
+    torch.testing.assert_close(loss, -log_probs[0, :, 4].mean())

@@ -16,12 +16,13 @@ import soundfile
 import torch
 
 from edge_runtime.errors import ConfigError
+from edge_runtime.tokens import Vocabulary
 from training import checkpoint
 from training.data import Batch
 from training.manifest import Utterance, write_manifest
 from training.recipe import Recipe, load_recipe
 from training.store import build_store
-from training.tokenizer import train_tokenizer
+from training.tokenizer import Tokenizer, train_tokenizer
 from training.train import Process, Training, learning_rate, train
 
 WORDS = "a cat sat on the mat and saw the dog that ran to the red hen in the sun".split()
@@ -63,6 +64,10 @@ def tiny(data: Path, *overrides: str) -> Recipe:
         recipe.data, train=(str(data / "store"),), tokenizer=str(data / "tokenizer")
     )
     return dataclasses.replace(recipe, data=section)
+
+
+def vocabulary(data: Path) -> Vocabulary:
+    return Tokenizer.load(data / "tokenizer").vocabulary
 
 
 class Recorder:
@@ -162,11 +167,11 @@ def test_accumulating_two_batches_is_one_step_on_their_mean_loss(data: Path) -> 
             torch.tensor([2, 2]),
         )
 
-    apart = Training(recipe, 33, torch.device("cpu"))
+    apart = Training(recipe, vocabulary(data), torch.device("cpu"))
     from training.train import _Forward
 
     apart.update(_Forward(apart.encoder), [batch(1), batch(2)], Process())
-    joined = Training(recipe, 33, torch.device("cpu"))
+    joined = Training(recipe, vocabulary(data), torch.device("cpu"))
     one, two = batch(1), batch(2)
     both = Batch(
         torch.cat([one.features, two.features]),
@@ -188,9 +193,9 @@ def test_two_processes_train_one_model(data: Path, tmp_path: Path) -> None:
         "data.curriculum_steps=0",
     ]  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port",
-         "0", "-m", "training", *arguments],
-        capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone",
+         "-m", "training", *arguments],
+        capture_output=True, text=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     final = tmp_path / "run" / "step-0000003.safetensors"
@@ -209,7 +214,7 @@ def test_the_loss_falls_on_what_it_has_seen(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "extra", [["loss.cr_ctc=0.2"], ["loss.inter_ctc=0.3", "model.inter_ctc_block=6"]]
+    "extra", [["loss.cr_ctc=0.2"], ["loss.flat_start_steps=2", "augment.start_step=2"], ["loss.inter_ctc=0.3", "model.inter_ctc_block=6"]]
 )
 def test_the_regularised_losses_train(data: Path, tmp_path: Path, extra: list[str]) -> None:
     recorder = Recorder()
@@ -220,7 +225,7 @@ def test_the_regularised_losses_train(data: Path, tmp_path: Path, extra: list[st
 
 def test_fine_tuning_starts_from_the_average_of_another_run(data: Path, tmp_path: Path) -> None:
     first = train(tiny(data), tmp_path / "first")
-    tuned = Training(tiny(data, f"run.init={first}"), 33, torch.device("cpu"))
+    tuned = Training(tiny(data, f"run.init={first}"), vocabulary(data), torch.device("cpu"))
     average = checkpoint.prefixed(weights(first), "ema")
     for name, parameter in tuned.encoder.named_parameters():
         assert torch.equal(parameter, average[name])

@@ -1,0 +1,77 @@
+"""From command line options to a Recognizer's settings."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import pytest
+
+from edge_runtime.commands import options
+from edge_runtime.decoding import BeamConfig, GreedyConfig
+from edge_runtime.errors import ConfigError
+from edge_runtime.recognizer import Recognizer
+from tests.edge_runtime.tones import write_tone_bundle
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tone_bundle(tmp_path_factory.mktemp("options") / "bundle").path
+
+
+def parse(*argv: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    options.add_decoding_options(parser)
+    options.add_model_options(parser)
+    return parser.parse_args(argv)
+
+
+def decoder(*argv: str) -> GreedyConfig | BeamConfig:
+    return options._decoder(parse(*argv), Path("bundle"))
+
+
+def test_the_search_is_greedy_until_an_option_needs_a_beam(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("# names\nada lovelace:3 # the first\n\nalan\n")
+    assert decoder() == GreedyConfig()
+    assert decoder("--beam", "4") == BeamConfig(beam=4)
+    assert decoder("--nbest", "20") == BeamConfig(beam=20, nbest=20)
+    assert decoder("--hotword", "ada") == BeamConfig(hotwords=("ada",))
+    assert decoder("--hotword", "tea:2", "--hotwords", str(tmp_path / "words.txt")) == BeamConfig(
+        hotwords=("tea:2", "ada lovelace:3", "alan")
+    )
+
+
+def test_options_reach_the_recognizer(bundle: Path) -> None:
+    recognizer = options.open_recognizer(
+        parse("--bundle", str(bundle), "--no-endpoint", "--nbest", "2", "--chunk-ms", "160")
+    )
+    assert isinstance(recognizer, Recognizer)
+    assert recognizer.endpoint is None
+    assert (recognizer.nbest, recognizer.chunk_ms) == (2, 160)
+    with pytest.raises(ConfigError, match="160"):
+        options.open_recognizer(parse("--bundle", str(bundle), "--chunk-ms", "80"))
+
+
+def test_a_bundle_is_named_or_in_the_environment_or_the_demo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    demo = tmp_path / "bundles" / "en-demo"
+    demo.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(options.BUNDLE_VARIABLE, raising=False)
+    monkeypatch.setattr(options, "__file__", str(tmp_path / "a" / "b" / "c.py"))
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "python"))
+    with pytest.raises(ConfigError, match="no model bundle: give --bundle DIR or set VITCONFORMER"):
+        options.find_bundle(None)
+    (demo / "manifest.json").write_text("{}")
+    assert options.find_bundle(None).resolve() == demo
+    monkeypatch.setenv(options.BUNDLE_VARIABLE, "/theirs")
+    assert options.find_bundle(None) == Path("/theirs")
+    assert options.find_bundle("/named") == Path("/named")
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "80,,160", "ten"])
+def test_sizes_are_whole_numbers_from_one(text: str) -> None:
+    with pytest.raises(ValueError):
+        options.positives(text)
