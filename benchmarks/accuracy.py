@@ -55,6 +55,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if args.checkpoint.is_file():
             measure.say(f"{name}: offline")
             systems["offline, greedy"] = summary(offline(args.checkpoint, args.bundle, utterances))
+        else:
+            measure.say(f"{name}: no {args.checkpoint}, so no offline rates")
         if not args.no_pocketsphinx:
             measure.say(f"{name}: pocketsphinx")
             systems["pocketsphinx"] = pocketsphinx(utterances)

@@ -32,6 +32,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.errors import EdgeError
+
 if TYPE_CHECKING:
     from training.manifest import Utterance
 
@@ -76,28 +78,29 @@ def main(module: ModuleType) -> int:
     module.configure(parser)
     args = parser.parse_args()
     os.environ.update(dict.fromkeys(THREADS, "1"))
-    load = Load()
-    results = module.run(args)
-    busy_cores = load.others()
+    code, load = commit(), Load()  # now: somebody may commit while this runs
+    try:
+        results = module.run(args)
+    except EdgeError as error:
+        raise SystemExit(f"{Path(sys.argv[0]).name}: {error}") from None
     if args.json:
         name = Path(inspect.getfile(module)).stem
-        sys.stdout.write(
-            json.dumps(record(name, args.bundle, results, busy_cores), indent=1) + "\n"
-        )
+        about = record(name, args.bundle, results, code=code, busy_cores=load.others())
+        sys.stdout.write(json.dumps(about, indent=1) + "\n")
     else:
         sys.stdout.write(markdown(module.table(results)))
     return 0
 
 
 def record(
-    name: str, bundle: Path, results: Mapping[str, Any], busy_cores: float
+    name: str, bundle: Path, results: Mapping[str, Any], *, code: str, busy_cores: float
 ) -> dict[str, Any]:
     """A run's results, with all that is needed to judge or repeat it."""
     manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
     return {
         "benchmark": name,
         "date": datetime.now(timezone.utc).date().isoformat(),
-        "commit": commit(),
+        "commit": code,
         "command": command(["benchmarks/" + Path(sys.argv[0]).name, *sys.argv[1:]]),
         "machine": {**machine(), "busy_cores": busy_cores},
         "versions": {"python": platform.python_version(), **_versions()},

@@ -103,9 +103,12 @@ def _wer(name: str, most: float | None) -> Callable[[Results], Finding]:
 
 def _real_speech(results: Results) -> Finding:
     systems = results[REAL]["systems"]
-    shown = [f"{ms} ms" for ms in (80, 160, 320, 640)]
-    rates = [f"{systems[f'{name}, greedy']['wer']:.1%}" for name in (*shown, "offline")]
-    return f"{' / '.join(rates)}; {systems['pocketsphinx']['wer']:.1%}", None
+    names = [f"{chunk}, greedy" for chunk in ("80 ms", "160 ms", "320 ms", "640 ms", "offline")]
+    *ours, theirs = (
+        f"{systems[name]['wer']:.1%}" if name in systems else "not measured"
+        for name in (*names, "pocketsphinx")
+    )
+    return f"{' / '.join(ours)}; {theirs}", None
 
 
 def _latency(field: str) -> Callable[[Results], Finding]:

@@ -180,32 +180,42 @@ def word_features(
             rows += span[max(token.start_frame - offset, 0) : max(token.end_frame - offset, 0)]
     if not rows:
         return None
+    # One plain loop: words are built for every partial, and this is most of what they cost.
+    power_total = power_most = certainty = log_total = margin_total = 0.0
+    log_least, margin_least = 0.0, 1.0
+    for power_sum, blank, best, following in rows:
+        power_total += power_sum
+        if power_sum > power_most:
+            power_most = power_sum
+        certainty += math.exp(-_entropy(power_sum))
+        if best > blank:
+            top, second = best, blank if blank > following else following
+        else:
+            top, second = blank, best
+        log_total += top
+        if top < log_least:
+            log_least = top
+        margin = math.exp(top) - math.exp(second)
+        margin_total += margin
+        if margin < margin_least:
+            margin_least = margin
+    count = len(rows)
+    span_total = power_total if rows is span else sum([row[POWER_SUM] for row in span])
     greatest = stats.greatest_entropy
     least = math.exp(-greatest)
-    entropies, log_max, margins = [], [], []
-    for power_sum, blank, best, following in rows:
-        entropies.append(_entropy(power_sum))
-        if best > blank:
-            log_max.append(best)
-            margins.append(math.exp(best) - math.exp(max(blank, following)))
-        else:
-            log_max.append(blank)
-            margins.append(math.exp(blank) - math.exp(best))
-    count = len(rows)
-    exp_norms = [max(0.0, (math.exp(-entropy) - least) / (1 - least)) for entropy in entropies]
-    span_entropy = _entropy(sum([row[POWER_SUM] for row in span]) / len(span))
-    chars = max(1, len(word))
+    entropy_most = _entropy(power_most)
+    chars = len(word) or 1
     return WordFeatures(  # in the order of its fields
-        min(exp_norms),
-        sum(exp_norms) / count,
-        max(0.0, 1 - max(entropies) / greatest),
-        max(0.0, 1 - sum(entropies) / count / greatest),
-        min(log_max),
-        sum(log_max) / count,
-        min(margins),
-        sum(margins) / count,
+        max(0.0, (math.exp(-entropy_most) - least) / (1 - least)),
+        max(0.0, (certainty / count - least) / (1 - least)),
+        max(0.0, 1 - entropy_most / greatest),
+        max(0.0, 1 - _entropy(power_total / count) / greatest),
+        log_least,
+        log_total / count,
+        margin_least,
+        margin_total / count,
         max(FLOOR, min([token.logprob for token in tokens])),
-        max(0.0, 1 - span_entropy / greatest),
+        max(0.0, 1 - _entropy(span_total / len(span)) / greatest),
         (stop - first) * frame_s / chars,
         float(len(tokens)),
         float(chars),

@@ -9,16 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.training.encoders import random_encoder, small, small_config
 from training.config import ARMS, EncoderConfig, encoder_config
 from training.model import Encoder, State, chunk_mask, rope_cycles, token_lengths
 
 CHUNKS = (2, 4, 8, 16)  # 80, 160, 320, 640 ms
-
-
-def small(arm: str, **overrides: object) -> Encoder:
-    torch.manual_seed(0)
-    fields = {"d_model": 64, "n_heads": 4, "mixers": ARMS[arm][-4:], "left_context": 12}
-    return Encoder(EncoderConfig(**{**fields, "vocab_size": 33, **overrides})).eval()
 
 
 def speech(*shape: int, seed: int = 1) -> Tensor:
@@ -62,7 +57,7 @@ def test_streaming_equals_the_offline_pass_under_the_mask(arm: str, chunk: int) 
 @pytest.mark.parametrize("arm", ARMS)
 @torch.no_grad()
 def test_the_shipped_sizes_stream_exactly_too(arm: str) -> None:
-    encoder = Encoder(encoder_config("XS", arm)).eval()
+    encoder = random_encoder(encoder_config("XS", arm))
     features, lengths = speech(1, 700, 80), torch.tensor([700])
     offline = encoder(features, lengths, chunk=8, left=64)
     online, _ = stream(encoder, features, lengths, [8])
@@ -170,3 +165,29 @@ def test_a_configuration_survives_json() -> None:
 def test_an_impossible_configuration_cannot_be_made(fields: dict, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         encoder_config("XS", "conformer", **fields)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@torch.no_grad()
+def test_a_fresh_encoder_is_a_linear_layer_on_patches(arm: str) -> None:
+    encoder = Encoder(small_config(arm)).eval()
+    features, lengths = speech(1, 64, 80), torch.tensor([64])
+    tokens, _ = encoder.patch.mix(features, None)
+    for block in encoder.blocks:
+        tokens = block.norm(tokens)
+    torch.testing.assert_close(encoder(features, lengths, chunk=4), encoder.log_probs(tokens))
+
+
+@pytest.mark.parametrize("arm", ["conformer", "vit_conformer"])
+@torch.no_grad()
+def test_the_state_matters(arm: str) -> None:
+    """What makes the equalities above say something."""
+    encoder = small(arm)
+    features, lengths = speech(1, 128, 80), torch.tensor([128])
+    _, state = stream(encoder, features, lengths, [8])
+    window, valid = speech(1, 32, 80, seed=2), torch.tensor([32])
+    here, _ = encoder.step(window, valid, state)
+    fresh = encoder.initial_state()
+    for name in ("channel", "time", "position"):
+        changed = State(**{**vars(state), name: getattr(fresh, name)})
+        assert (encoder.step(window, valid, changed)[0] - here).abs().max() > 0.01

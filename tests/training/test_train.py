@@ -214,7 +214,12 @@ def test_the_loss_falls_on_what_it_has_seen(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "extra", [["loss.cr_ctc=0.2"], ["loss.flat_start_steps=2", "augment.start_step=2"], ["loss.inter_ctc=0.3", "model.inter_ctc_block=6"]]
+    "extra",
+    [
+        ["loss.cr_ctc=0.2"],
+        ["loss.flat_start_steps=2", "augment.start_step=2"],
+        ["loss.inter_ctc=0.3", "model.inter_ctc_block=6"],
+    ],
 )
 def test_the_regularised_losses_train(data: Path, tmp_path: Path, extra: list[str]) -> None:
     recorder = Recorder()

@@ -152,18 +152,17 @@ def test_the_default_pruning_finds_what_the_full_search_finds() -> None:
 
 
 def test_skipping_sure_blanks_changes_scores_by_no_more_than_they_were_unsure() -> None:
-    rng = np.random.default_rng(0)
     frames = np.full((40, SIZE), 0.0005 / (SIZE - 1))
     frames[:, -1] = 0.9995
-    for t in (5, 6, 20, 33):
-        frames[t] = rng.dirichlet(np.ones(SIZE))
+    for t in (5, 20, 33):  # the same token again and again, after blanks
+        frames[t, [1, 3, SIZE - 1]] = 0.5, 0.1, 0.3995
     logprobs = np.log(frames).astype(np.float32)
     full, skipping = _decoder(BeamConfig(blank_skip=2.0)), _decoder(BeamConfig())
     full.advance(logprobs)
     skipping.advance(logprobs)
-    (best,), (found,) = full.nbest(1), skipping.nbest(1)
-    assert _ids(best) == _ids(found)
-    assert found.score == pytest.approx(best.score, abs=0.02)  # 36 frames of 0.0005
+    expected, found = _scores(full, VOCABULARY), _scores(skipping, VOCABULARY)
+    assert list(found) == list(expected)
+    assert found == pytest.approx(expected, abs=0.03)  # 36 frames of 0.0005
     assert list(skipping.tokens()) == list(full.tokens())
 
 

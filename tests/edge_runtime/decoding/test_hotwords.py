@@ -80,6 +80,17 @@ def test_every_text_earns_what_the_definition_says(
     assert ended == pytest.approx(_defined(text, hotwords, ended=True), abs=1e-9)
 
 
+def test_phrases_inside_phrases_are_all_rewarded() -> None:
+    hotwords = {"b": 1.0, "a b": 2.0, "b c": 0.7, "a b c a": 3.0, "c": 0.3, "ca b": 0.9}
+    graph = _graph(hotwords)
+    alphabet = _ids("▁a", "▁b", "▁c", "a")
+    for tokens in itertools.product(alphabet, repeat=5):
+        text = "".join(VOCABULARY.pieces[i] for i in tokens)
+        going_on, ended = _earned(graph, list(tokens))
+        assert going_on == pytest.approx(_defined(text, hotwords, ended=False), abs=1e-9)
+        assert ended == pytest.approx(_defined(text, hotwords, ended=True), abs=1e-9)
+
+
 def _segmentations(text: str) -> list[list[int]]:
     if not text:
         return [[]]
