@@ -87,8 +87,8 @@ def batched(*, bundle: str, chunk_ms: int, audio: list[str]) -> dict[str, Any]:
     for blocks in zip(*rows, strict=True):
         for texts, events in zip(finals, batch.push(blocks), strict=True):
             texts += [event.text for event in events if event.type == "final"]
-    for row, texts in enumerate(finals):
-        texts += [event.text for event in batch.finish(row) if event.type == "final"]
+    for texts, events in zip(finals, batch.finish(range(len(audio))), strict=True):
+        texts += [event.text for event in events if event.type == "final"]
     cpu_s = time.process_time() - start
     return {"cpu_s": cpu_s, "texts": list(map(" ".join, finals))}
 

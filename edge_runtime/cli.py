@@ -33,7 +33,11 @@ from edge_runtime.errors import ConfigError, EdgeError
 PROG = "vitconformer"
 GROUP = "vitconformer.commands"
 BUILTINS = {
-    name: f"edge_runtime.commands.{name}" for name in ("transcribe", "listen", "inspect", "bench")
+    **{
+        name: f"edge_runtime.commands.{name}"
+        for name in ("transcribe", "listen", "inspect", "bench")
+    },
+    "import": "edge_runtime.commands.importing",  # a module cannot be called by a keyword
 }
 
 OK, FAILED, USAGE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141

@@ -370,10 +370,11 @@ def utterance_confidence(words: Sequence[Word], deletion_score: float = 0.0) -> 
     """
     if not words:
         return 1.0 - deletion_score
-    letters = total = 0.0
+    letters, total = 0, 0.0
     for word in words:
-        letters += len(word.word)
-        total += len(word.word) * word.confidence
+        size = len(word.word)
+        letters += size
+        total += size * word.confidence
     return total / letters
 
 

@@ -59,6 +59,7 @@ class Recognizer:
     confidence: ConfidenceMap | None
     chunk_ms: int
     endpoint: EndpointConfig | None  # None: an utterance ends only with its stream
+    pad_start: bool
     nbest: int
     new_decoder: Callable[[], Decoder]
 
@@ -70,11 +71,16 @@ class Recognizer:
         chunk_ms: int | None = None,
         decoder: DecoderConfig | None = None,
         endpoint: EndpointConfig | None = EndpointConfig(),  # noqa: B008  frozen
+        pad_start: bool = True,
         precision: str = "float32",
         backend: str = "onnxruntime",
         threads: int = 1,
     ) -> Recognizer:
         """Opens a bundle; `chunk_ms` is one of `chunk_variants_ms`, by default the bundle's.
+
+        `pad_start` matters to models whose windows overlap, which are NeMo's: it gives the first
+        window zeros to look back on, as NeMo does. Without it, as in sherpa-onnx, the first 90 ms
+        are context and nothing said in them is heard.
 
         Raises BundleError if the bundle must not be used, ConfigError for an option that it does
         not have, BackendError if the engine cannot be started.
@@ -92,6 +98,7 @@ class Recognizer:
             confidence=None if confidence is None else ConfidenceMap.load(confidence),
             chunk_ms=engine.window(chunk_ms).chunk_ms,
             endpoint=endpoint,
+            pad_start=pad_start,
             nbest=getattr(decoder, "nbest", 1),
             new_decoder=decoder_factory(decoder, vocabulary),
         )
@@ -113,7 +120,10 @@ class Recognizer:
     def batch(self, size: int) -> Batch:
         """`size` streams that share runs of the graph."""
         window = self.engine.window(self.chunk_ms)
-        return Batch(self, self.engine.session(size, chunk_frames=window.shift))
+        session = self.engine.session(
+            size, chunk_frames=window.shift, pad_start=self.pad_start and window.overlap > 0
+        )
+        return Batch(self, session)
 
 
 class Stream:
@@ -132,7 +142,7 @@ class Stream:
 
     def finish(self) -> list[Event]:
         """The end of the audio: the finals that are left, at least one per stream; then as new."""
-        events = self._batch.finish(0)
+        (events,) = self._batch.finish([0])
         self._batch.reset(0)
         return events
 
@@ -163,20 +173,20 @@ class Batch:
                     self._session.push(frames, row)
         return self._step()
 
-    def finish(self, row: int) -> list[Event]:
-        """The end of one row's audio: what is left of it. Other rows lose nothing, see `push`."""
-        state, features = self._rows[row], self._features[row]
-        state.end_of_audio(self._samples[row] / self._recognizer.sample_rate)
+    def finish(self, rows: Sequence[int]) -> list[list[Event]]:
+        """The end of the audio of some rows: what is left of each. Other rows lose nothing."""
         tail = np.zeros(round(TAIL_S * self._recognizer.sample_rate), np.float32)
-        for frames in (features.push(tail), features.finish()):
-            if len(frames):
-                self._session.push(frames, row)
-        self._session.finish(row)
+        for row in rows:
+            self._rows[row].end_of_audio(self._samples[row] / self._recognizer.sample_rate)
+            for frames in (self._features[row].push(tail), self._features[row].finish()):
+                if len(frames):
+                    self._session.push(frames, row)
+            self._session.finish(row)
         events = self._step()
-        for other, found in enumerate(events):
-            if other != row:
-                self._rows[other].waiting += found
-        return events[row] + state.finish()
+        for row, found in enumerate(events):
+            if row not in rows:
+                self._rows[row].waiting += found  # the next push returns them
+        return [events[row] + self._rows[row].finish() for row in rows]
 
     def reset(self, row: int) -> None:
         """Makes `row` a fresh stream."""

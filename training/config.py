@@ -83,7 +83,7 @@ class EncoderConfig:
 
     @property
     def conv_width(self) -> int:
-        """Inner width of a convolution slot: 4d/3 to the nearest 8: as many weights as attention has."""
+        """Inner width of a convolution slot: 4d/3 to the nearest 8, for 4d² weights."""
         return max(8, round(4 * self.d_model / 3 / 8) * 8)
 
     @property

@@ -186,10 +186,10 @@ class Encoder(nn.Module):
         )
         cycles = rope_cycles(config.d_model // config.n_heads, config.rope_period)
         self.register_buffer("rope", cycles, persistent=False)
-        # Every branch starts silent, so the encoder starts as a linear layer on patches, which learns
-        # what sounds like what at once; depth joins in as the branches find something to add
-        # (Zhang et al. 2019, arXiv:1901.09321).  With the usual initialisation thirty random branches
-        # bury the input, and CTC stays on its plateau for thousands of steps.
+        # Every branch starts silent, so the encoder starts as a linear layer on patches, which
+        # learns what sounds like what at once; depth joins in as branches find something to add
+        # (Zhang et al. 2019, arXiv:1901.09321).  Initialised as usual, 48 random branches bury
+        # the input, and CTC stays on its plateau for thousands of steps.
         for module in self.modules():
             if isinstance(module, FeedForward | ConvMixer):
                 nn.init.zeros_(module.down.weight)

@@ -191,8 +191,9 @@ def test_rows_of_a_batch_say_what_single_streams_say(recognizer: Recognizer) -> 
             position[row] += len(block)
         for row, found in enumerate(batch.push(blocks)):
             events[row] += found
-    for row in (2, 0, 3, 1):
-        events[row] += batch.finish(row)
+    for rows in ([2], [0, 3], [1]):
+        for row, found in zip(rows, batch.finish(rows), strict=True):
+            events[row] += found
     for row, samples in enumerate(audio):
         assert finals(events[row]) == recognise(recognizer, samples)
 
@@ -201,9 +202,9 @@ def test_finishing_a_row_loses_nothing_of_the_others(recognizer: Recognizer) -> 
     samples = say("t20 t35 t50 t61")
     batch = recognizer.batch(2)
     events = batch.push([samples[:3000], samples])[1]
-    batch.finish(0)
+    batch.finish([0])
     batch.reset(0)
-    events += batch.push([None, silence(0.01)])[1] + batch.finish(1)
+    events += batch.push([None, silence(0.01)])[1] + batch.finish([1])[0]
     assert text_of(finals(events)) == "t20 t35 t50 t61"
 
 
