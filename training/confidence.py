@@ -66,7 +66,7 @@ def judge(
     )
     augmenter = Augmenter(AUGMENTATIONS[augment]) if augment != "none" else None
     found = []
-    babble: NDArray[np.float32] | None = None
+    babble: list[NDArray[np.float32]] = []
     for number, utterance in enumerate(utterances):
         with open_audio(utterance.audio_filepath) as source:
             samples = np.concatenate([np.zeros(0, np.float32), *source.blocks()])
@@ -74,7 +74,7 @@ def judge(
         if augmenter is not None and len(samples):
             rng = np.random.default_rng([seed, number])
             versions.append(augmenter(samples, rng, babble=babble))
-        babble = samples
+        babble = [samples] if len(samples) else []
         for version in versions:
             words = [w for final in recognise(recognizer, [version]) for w in final.words]
             pairs = align(utterance.text.split(), [word.word for word in words]).pairs

@@ -20,7 +20,7 @@ import contextlib
 import multiprocessing
 import signal
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, TypeAlias
@@ -241,7 +241,7 @@ def collate(features: list[NDArray[np.float32]], targets: list[list[int]]) -> Ar
     return {"features": padded, "lengths": lengths, "targets": ids, "target_lengths": units}
 
 
-def load_batches(plan: BatchPlan, start: int = 0, workers: int = 0) -> Iterator[Batch]:
+def load_batches(plan: BatchPlan, start: int = 0, workers: int = 0) -> Generator[Batch, None, None]:
     """Batches from number `start` on; with `workers`, made ahead in that many processes.
 
     Close the iterator (or let it end) to stop the workers.

@@ -17,6 +17,7 @@ Everything random comes from `rng`, so an example is a function of (features, rn
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -64,6 +65,11 @@ class FeatureAugmentConfig:
     gain_db: float = 15.0  # either way
 
     noise_only: float = 0.02  # share of examples that become noise without text
+
+    def scaled(self, strength: float) -> FeatureAugmentConfig:
+        """The same changes, each happening `strength` times as often."""
+        names = [field.name for field in dataclasses.fields(self) if field.name.startswith("p_")]
+        return dataclasses.replace(self, **{n: strength * getattr(self, n) for n in names})
 
 
 @dataclass(frozen=True, slots=True)

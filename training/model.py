@@ -286,7 +286,7 @@ class Encoder(nn.Module):
         x, past = self.patch.mix(features, state.time[:, 0, :PATCH_CONTEXT, :N_MELS])
         _, rows, width = config.time_cache_shape
         times = [F.pad(past, (0, width - N_MELS, 0, rows - PATCH_CONTEXT))]
-        channels = []
+        channels: list[Tensor] = []
         tokens = token_lengths(lengths)
         token = torch.arange(x.shape[1], device=x.device)
         angles = self.angles(state.position[:, None] + token)

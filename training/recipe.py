@@ -51,6 +51,7 @@ class DataSection:
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class AugmentSection:
     features: bool = True  # speed, warp, noise, rooms, channels in the log-mel domain
+    strength: float = 1.0  # scales how often each of them happens
     start_step: int = 0  # clean before
     specaugment: bool = True  # strength follows the number of parameters
 
@@ -126,6 +127,7 @@ class Recipe:
         check(
             0 < self.optim.warmup_steps < self.optim.steps, "optim.warmup_steps: below optim.steps"
         )
+        check(0 <= self.augment.strength <= 1, "augment.strength: from 0 to 1")
         check(
             not self.augment.features or self.augment.start_step >= self.loss.flat_start_steps,
             "augment.start_step: not before loss.flat_start_steps, whose guess needs clean speech",

@@ -26,6 +26,7 @@ from edge_runtime.errors import ConfigError
 from edge_runtime.tokens import WORD_START, Vocabulary
 from training import checkpoint, losses
 from training.data import Batch, BatchPlan, load_batches
+from training.feature_augment import FeatureAugmentConfig
 from training.model import Encoder, token_lengths
 from training.recipe import OptimSection, Recipe
 from training.specaugment import SpecAugment
@@ -305,6 +306,7 @@ def train(recipe: Recipe, run: Path, *, device: str = "cpu", curves: Curves | No
             curriculum_start_s=recipe.data.curriculum_start_s,
             curriculum_batches=recipe.data.curriculum_steps * recipe.optim.accumulate,
             augment=recipe.augment.features,
+            augment_config=FeatureAugmentConfig().scaled(recipe.augment.strength),
             augment_from_batch=recipe.augment.start_step * recipe.optim.accumulate,
             seed=recipe.run.seed,
             rank=process.rank,

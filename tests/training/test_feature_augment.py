@@ -230,3 +230,13 @@ def test_examples_of_noise_have_any_length_and_level() -> None:
         levels.append(noise.mean())
     assert min(levels) == pytest.approx(float(FLOOR))  # digital silence among them
     assert max(levels) > FLOOR + 5
+
+
+def test_strength_scales_how_often_and_not_how_much() -> None:
+    config, half = FeatureAugmentConfig(), FeatureAugmentConfig().scaled(0.5)
+    assert half.p_noise == 0.5 * config.p_noise
+    assert half.p_speed == 0.5 * config.p_speed
+    assert half.snr_db == config.snr_db
+    features = np.full((50, 80), -5.0, np.float32)
+    augmenter = FeatureAugmenter(FeatureAugmentConfig().scaled(0.0))
+    assert np.allclose(augmenter(features, np.random.default_rng(0)), features, atol=1e-4)
