@@ -41,8 +41,8 @@ Array = NDArray[np.float32]
 
 ALPHA = 1 / 3
 FLOOR = -30.0  # least log-probability that is kept, so that all statistics are finite
-# The numbers kept of a frame: sum(p^alpha), and log-probabilities: of the blank, of the best token,
-# and, where that is likelier than the blank, of the next best token.
+# The numbers kept of a frame: sum(p^alpha), and log-probabilities: of the blank, of the best token
+# and of the next best token.
 POWER_SUM, LOG_BLANK, LOG_BEST, LOG_NEXT = range(4)
 
 SCHEMA_VERSION = 1
@@ -83,24 +83,23 @@ def _ones(size: int) -> Array:
     return np.ones(size, np.float32)
 
 
-def frame_stats(logprobs: Array) -> Array:
-    """What is kept of every frame: [T', V] with the blank last -> [4, T'], finite.
+def frame_stats(logprobs: Array) -> list[list[float]]:
+    """What is kept of every frame: [T', V] with the blank last -> T' x 4, finite.
 
-    Only what has to be vectorised: words cover few frames, and the rest is computed for those.
+    Few calls, because the caches are cold after the graph has run: a call costs several times more
+    then than in a benchmark's loop.
     """
-    blank = logprobs[:, -1]  # (T', V) -> T'
-    others = logprobs[:, :-1]  # (T', V) -> (T', V - 1)
-    stats = np.empty((4, len(logprobs)), np.float32)
-    stats[POWER_SUM] = _power_sum(logprobs)
-    stats[LOG_BLANK] = blank
-    best = np.maximum.reduce(others, axis=1, out=stats[LOG_BEST])
-    stats[LOG_NEXT] = FLOOR
-    spoken = (best > blank).nonzero()[0]
-    if len(spoken):
-        rest = others[spoken]
-        rest[np.arange(len(spoken)), rest.argmax(axis=1)] = FLOOR
-        stats[LOG_NEXT, spoken] = np.maximum.reduce(rest, axis=1)
-    return np.maximum(stats, FLOOR, out=stats)
+    others = logprobs[:, :-1].copy()  # (T', V) -> (T', V - 1)
+    if others.shape[1] == 1:  # the only token has no rival
+        others = np.insert(others, 0, FLOOR, axis=1)
+    others.partition(-2, axis=1)  # the two greatest come last
+    power_sums: list[float] = _power_sum(logprobs).tolist()
+    blanks: list[float] = logprobs[:, -1].tolist()
+    tops: list[list[float]] = others[:, -2:].tolist()
+    return [
+        [power_sum, max(blank, FLOOR), max(best, FLOOR), max(following, FLOOR)]
+        for power_sum, blank, (following, best) in zip(power_sums, blanks, tops, strict=True)
+    ]
 
 
 class FrameStats:
@@ -130,7 +129,7 @@ class FrameStats:
         """The next block, [T', V]."""
         if not self._rows:
             self.greatest_entropy = _greatest_entropy(logprobs.shape[1])
-        self._rows += frame_stats(logprobs).T.tolist()
+        self._rows += frame_stats(logprobs)
         self.end += len(logprobs)
         if len(self._rows) >= 2 * self._limit:
             del self._rows[: -self._limit]

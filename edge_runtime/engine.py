@@ -276,7 +276,8 @@ class Session:
                 binding.keep(i)
                 continue
             result = logprobs[i, : self._output_frames(count)]
-            if math.isnan(result.sum()):  # one pass; a NaN survives a sum, and -inf is allowed
+            # One pass: a NaN survives the sum of squares, and -inf, which is allowed, makes none.
+            if math.isnan(np.vdot(result, result)):
                 raise BackendError("the graph returned NaN; reset the stream")
             outputs.append(Output(i, result, row.emitted))
             row.emitted += len(result)
@@ -288,11 +289,13 @@ class Session:
 
         Output j of window k stands for the features from k * shift + overlap + j * subsampling on.
         Frames are evenly spaced where a window gives shift / subsampling of them: in every export
-        known so far.
+        known so far. Time never runs backwards: where a window gives more, the surplus shares its
+        last moment.
         """
         per_window = self._frames_per_window or max(1, self.window.shift // self.spec.subsampling)
         k, j = divmod(frame, per_window)
-        feature_frame = k * self.window.shift + j * self.spec.subsampling + self._offset
+        within = min(j * self.spec.subsampling, self.window.shift)
+        feature_frame = k * self.window.shift + within + self._offset
         return feature_frame * FRAME_MS / 1000
 
     def _valid_frames(self, row: _Row) -> int:

@@ -95,7 +95,7 @@ class FeatureStream:
         """
         if self._finished:  # the library would end the process
             raise ValueError("the stream is finished")
-        samples = _checked(samples)
+        samples = checked(samples)
         if not len(samples):
             return np.empty((0, FEATURE_DIM), np.float32)
         self._received += len(samples)
@@ -129,7 +129,8 @@ class FeatureStream:
         return features.reshape(-1, FEATURE_DIM)
 
 
-def _checked(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+def checked(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The samples as contiguous float32. Raises as `FeatureStream.push`."""
     if samples.ndim != 1 or samples.dtype.kind != "f":
         raise ValueError(f"samples must be 1-D float, not {samples.ndim}-D {samples.dtype}")
     samples = np.ascontiguousarray(samples, np.float32)

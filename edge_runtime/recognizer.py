@@ -40,7 +40,7 @@ from edge_runtime.decoding.words import WordAssembler
 from edge_runtime.endpoint import Endpoint, EndpointConfig, cut_frame, endpoint
 from edge_runtime.engine import Engine, Session
 from edge_runtime.events import Event, Final, Hypothesis, Partial, Word
-from edge_runtime.features import Frontend, open_frontend
+from edge_runtime.features import Frontend, checked, open_frontend
 from edge_runtime.tokens import Vocabulary
 
 Samples = NDArray[np.float32]
@@ -162,9 +162,16 @@ class Batch:
         self._rows = [_Row(recognizer, session.frame_time) for _ in range(session.batch)]
 
     def push(self, samples: Sequence[Samples | None]) -> list[list[Event]]:
-        """Samples per row, None for a row that has nothing now; returns events per row."""
+        """Samples per row, None for a row that has nothing now; returns events per row.
+
+        Raises as `Stream.push`; no row has taken anything then.
+        """
         if len(samples) != len(self._rows):
             raise ValueError(f"{len(self._rows)} rows, but samples for {len(samples)}")
+        if len(samples) > 1:  # one row's bad block must not leave the others half done
+            for block in samples:
+                if block is not None:
+                    checked(block)
         for row, block in enumerate(samples):
             if block is not None:
                 frames = self._features[row].push(block)
@@ -224,6 +231,8 @@ class _Row:
             WordConfidence(self._stats, self._frame_s, recognizer.confidence),
         )
         self._first = 0  # frame at which the utterance starts
+        self._silent_since = 0  # frame up to which finals were passed on
+        self._missing = 0.0  # deletion score of what was ended since then without text
         self._audio_s = float("inf")  # length of the stream, once it is known
         self._has_final = False
         self.waiting: list[Event] = []  # found while another row was finished
@@ -262,7 +271,9 @@ class _Row:
 
     def _end(self, reason: Endpoint) -> list[Event]:
         decoder, config = self._decoder, self._endpoint
-        cut = decoder.frames
+        silence = min(decoder.trailing_blank_frames, decoder.frames - self._first)
+        # In the middle of the silence: what a search half hears at either end of it stays whole.
+        cut = decoder.frames - silence // 2
         if reason is Endpoint.TOO_LONG and config is not None and decoder.tokens():
             cut = cut_frame(
                 decoder.tokens(),
@@ -292,12 +303,16 @@ class _Row:
         nbest = decoder.nbest(self._nbest, before=cut, ended=ended) if self._nbest > 1 else []
         readings = [(candidate.score, assemble(candidate.tokens)) for candidate in nbest]
         tokens = decoder.split(cut, ended=ended)
-        words = assemble(tokens)
-        missing = deletion_score(self._stats, tokens, self._first, min(cut, self._stats.end))
+        # Not built anew: the statistics may no longer reach back to the first words.
+        words = self._words.words(tokens)
+        missing = max(
+            self._missing,
+            deletion_score(self._stats, tokens, self._first, min(cut, self._stats.end)),
+        )
         final = Final(
             _text(words),
-            words[0].start if words else self._time(self._first),
-            words[-1].end if words else self._time(self._first),
+            words[0].start if words else self._time(self._silent_since),
+            words[-1].end if words else self._time(cut),
             utterance_confidence(words, missing),
             words,
             missing,
@@ -305,7 +320,10 @@ class _Row:
         )
         self._first = cut
         self._stats.drop(cut)
-        self._has_final |= bool(final.text)  # one without text is not passed on, but for the last
+        if final.text:  # one without is not passed on, but for the last
+            self._has_final, self._silent_since, self._missing = True, cut, 0.0
+        else:
+            self._missing = missing
         return final
 
     def _time(self, frame: int) -> float:

@@ -6,8 +6,8 @@ stands here, whatever the exporter of the day does.  Choices that made it fast o
 * tokens stay a matrix (B·T, d), so every linear layer is one `Gemm` with its bias inside;
 * the depthwise convolution is a 2-D `Conv` over (B, C, 1, T): onnxruntime then runs it in blocked
   layout, six times faster than its 1-D convolution, and absorbs the two transposes;
-* constants are folded into weights: log-mel mean and scale into the patch embedding, the ½ of the
-  macaron feed-forward into its second matrix, 1/sqrt(head width) into the query;
+* constants are folded into weights where that is exact in float16 too: log-mel mean and scale into
+  the patch embedding, the ½ of the macaron feed-forward into its second matrix;
 * batch and time are symbolic but nothing depends on their values except a few shared shape tensors,
   which fold away when a runtime fixes both.
 
@@ -166,12 +166,11 @@ class StreamingGraph(Graph):
         name: str,
         layer: torch.nn.Linear,
         x: str,
-        scale: torch.Tensor | float = 1.0,
+        scale: float = 1.0,
         rows: slice = slice(None),
     ) -> str:
-        """x (N, in) -> (N, out): the outputs in `rows`, each times `scale`."""
-        scale = torch.as_tensor(scale)
-        weight = self.weight(f"{name}.weight", (layer.weight * scale.reshape(-1, 1))[rows].T)
+        """x (N, in) -> (N, out): the outputs in `rows`, times `scale`."""
+        weight = self.weight(f"{name}.weight", (layer.weight * scale)[rows].T)
         bias = self.weight(f"{name}.bias", (layer.bias * scale)[rows])
         return self.op("Gemm", x, weight, bias)
 
@@ -276,10 +275,8 @@ class StreamingGraph(Graph):
         config = self.config
         d, heads = config.d_model, config.n_heads
         head = d // heads
-        scale = torch.ones(3 * d)
-        scale[:d] = head**-0.5
         h = self._norm(f"{name}.norm", layer.norm, x)
-        h = self._linear(f"{name}.qkv", layer.qkv, h, scale)  # (B·T, 3d)
+        h = self._linear(f"{name}.qkv", layer.qkv, h)  # (B·T, 3d)
         h = self.op("Reshape", h, self.qkv_shape)  # (B, T, 3H, D)
         qk, v = self.split(h, [2 * heads, heads], axis=2)
         low, high = self.split(qk, [head // 2, head // 2], axis=3)
@@ -299,7 +296,9 @@ class StreamingGraph(Graph):
         k = self.op("Transpose", k, perm=[0, 2, 3, 1])  # (B, H, D, left+T)
         v = self.op("Transpose", v, perm=[0, 2, 1, 3])
         q = self.op("Transpose", q, perm=[0, 2, 1, 3])  # (B, H, T, D)
-        scores = self.op("Add", self.op("MatMul", q, k), self.mask)
+        # Not folded into the query's weights: stored as float16 they would be rounded once more.
+        scale = self.constant("attention.scale", head**-0.5, np.float32)
+        scores = self.op("Add", self.op("Mul", self.op("MatMul", q, k), scale), self.mask)
         h = self.op("MatMul", self.op("Softmax", scores, axis=-1), v)  # (B, H, T, D)
         h = self.op("Transpose", h, perm=[0, 2, 1, 3])
         h = self.op("Reshape", h, self.ints(-1, d))

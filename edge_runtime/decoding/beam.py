@@ -279,11 +279,12 @@ class BeamDecoder:
     def _ranked(self, before: int | None, ended: bool) -> list[tuple[float, _Hypothesis]]:
         """The distinct texts of the beam, best first, each with its best hypothesis.
 
-        Several spellings of one text, and several continuations after `before`, add up.
+        Several spellings of one text, and several continuations after `before`, add up. Hypotheses
+        in which `before` is inside a word do not take part if there are others.
         """
         vocabulary, final = self._context.vocabulary, self._context.final
         ranked = []
-        for one in self._beam:
+        for one in [one for one in self._beam if not self._splits_word(one, before)] or self._beam:
             state = one.prefix.state
             bonus = final(state) if ended else state.bonus
             ranked.append((one.p_any + bonus, one))
@@ -295,9 +296,22 @@ class BeamDecoder:
             texts[text] = (score, one) if other is None else (_log_add(other[0], score), other[1])
         return sorted(texts.values(), key=_by_score, reverse=True)
 
+    def _splits_word(self, one: _Hypothesis, frame: int | None) -> bool:
+        """Does a piece that continues a word start at `frame` or later, before any new word?"""
+        if frame is None:
+            return False
+        later: _Cell | None = None  # the first one that starts there
+        cell = one.cell
+        while cell.before is not None and cell.start >= frame:
+            cell, later = cell.before, cell
+        if later is None or cell.before is None:  # nothing there, or nothing before
+            return False
+        return not self._context.vocabulary.word_starts[later.token]
+
     def split(self, frame: int, *, ended: bool = True) -> tuple[Token, ...]:
         """See the protocol. Hypotheses that disagree with the best before `frame` are dropped."""
         best = self._ranked(frame, ended)[0][1]
+        whole = not self._splits_word(best, frame)
         done = _cells(best.cell, frame)
         ids = [cell.token for cell in done]
 
@@ -314,7 +328,10 @@ class BeamDecoder:
             one.prefix.live = False
             cells = _cells(one.cell, None)
             rest = cells[len(ids) :]
-            if [c.token for c in cells[: len(ids)]] == ids and not (rest and rest[0].start < frame):
+            agrees = [cell.token for cell in cells[: len(ids)]] == ids
+            agrees &= not (rest and rest[0].start < frame)
+            agrees &= not (whole and self._splits_word(one, frame))
+            if agrees:
                 _release(one.prefix)
                 one.prefix = self._descend(root, [cell.token for cell in rest])
                 one.cell_blank = _rebase(one.cell_blank, len(ids))
