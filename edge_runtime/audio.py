@@ -160,7 +160,9 @@ def open_audio(path: str | Path, *, raw: RawFormat | None = None) -> AudioSource
     mono s16le).  With `raw` given, the header is not looked for.  Raises AudioError.
     """
     if str(path) == "-":
-        if sys.stdin is None or sys.stdin.isatty():
+        if sys.stdin is None:
+            raise AudioError("standard input is closed: pipe audio into it, or name a file")
+        if sys.stdin.isatty():
             raise AudioError("standard input is a terminal: pipe audio into it, or name a file")
         return _open_pipe("standard input", sys.stdin.buffer, raw)
     name = str(path)
@@ -339,6 +341,17 @@ def describe(head: bytes) -> str:
     except UnicodeDecodeError:
         return _UNKNOWN
     return _TEXT if text and all(c.isprintable() or c.isspace() for c in text) else _UNKNOWN
+
+
+def is_sound(path: str | Path) -> bool:
+    """Is there a file of a sound format, by its first bytes?  False where it cannot be read."""
+    try:
+        if not Path(path).is_file():  # to open a FIFO would wait for its writer
+            return False
+        with Path(path).open("rb") as file:
+            return describe(file.read(64)) not in (_UNKNOWN, _TEXT)
+    except OSError:
+        return False
 
 
 def _os_problem(error: OSError | ValueError) -> str:

@@ -19,6 +19,7 @@ once: the plugin fills up a short read with silence.)
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
 import queue
@@ -237,9 +238,9 @@ def _portaudio() -> Iterator[Any]:
             f"the microphone needs PyAudio ({error}): pip install 'vitconformer[mic]'"
         ) from error
     with _quiet():
+        if _alsa_is_empty():  # PortAudio 19.6 would abort the process
+            raise AudioError("no microphone found: ALSA's configuration names no device at all")
         try:
-            # PortAudio 19.6 aborts the process if ALSA's configuration names no device at all; the
-            # one that comes with ALSA does (`default`), even where there is no hardware behind it.
             audio = pyaudio.PyAudio()
         except OSError as error:
             raise AudioError(f"no sound system: PortAudio: {_words(error)}") from error
@@ -248,6 +249,22 @@ def _portaudio() -> Iterator[Any]:
     finally:
         with _quiet():
             audio.terminate()
+
+
+def _alsa_is_empty() -> bool:
+    """Is ALSA there, but its configuration without any `pcm`?  Its own always has `default`."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        alsa = ctypes.CDLL("libasound.so.2")
+        alsa.snd_config_update()
+        root = ctypes.c_void_p.in_dll(alsa, "snd_config")
+    except (OSError, ValueError):  # not there, or not the library that we know
+        return False
+    if not root.value:
+        return True
+    found = ctypes.c_void_p()
+    return int(alsa.snd_config_search(root, b"pcm", ctypes.byref(found))) < 0
 
 
 @contextlib.contextmanager

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
+from edge_runtime.errors import AudioError
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -78,7 +80,8 @@ def recognise(
         realtime: a block is handed over when its last sample would have been spoken.
         on_time: called with the seconds of sound done so far.
 
-    Returns whether Ctrl-C ended it.  Raises what the source and the stream raise.
+    Returns whether Ctrl-C ended it.  Raises what the source and the stream raise; where it is the
+    sound that is damaged, what was said before that is shown first.
     """
     stream = recognizer.stream()
     done_s = 0.0
@@ -86,13 +89,20 @@ def recognise(
     if realtime:
         blocks = _paced(blocks, recognizer.sample_rate)
     with Interrupt().installed() as interrupt:
-        for block in interrupt.waiting_for(blocks):
-            for event in stream.push(block):
-                show(event)
-            done_s += len(block) / recognizer.sample_rate
-            on_time(done_s)
+        damage: AudioError | None = None
+        try:
+            for block in interrupt.waiting_for(blocks):
+                for event in stream.push(block):
+                    show(event)
+                done_s += len(block) / recognizer.sample_rate
+                on_time(done_s)
+        except AudioError as error:
+            damage = error
         for event in stream.finish():
-            show(event)
+            if damage is None or event.text:
+                show(event)
+        if damage is not None:
+            raise damage
     return interrupt.asked
 
 

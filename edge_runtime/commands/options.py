@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from dataclasses import replace
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 BUNDLE_VARIABLE = "VITCONFORMER_BUNDLE"
 DEFAULT_BUNDLE = "en-demo"
 DEFAULT_BEAM = 8
+MAX_THREADS = 256
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +34,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--precision", metavar="NAME", help="which of the bundle's models to run (default: float32)"
     )
     group.add_argument(
-        "--threads", type=positive, metavar="N", help="threads of the engine (default: 1)"
+        "--threads", type=_threads, metavar="N", help="threads of the engine (default: 1)"
     )
 
 
@@ -54,10 +56,15 @@ def add_decoding_options(parser: argparse.ArgumentParser, *, several_chunks: boo
         f"{DEFAULT_BEAM} where another option needs it)",
     )
     group.add_argument(
+        "--lm",
+        metavar="FILE",
+        help="word language model for the beam search, ARPA or KenLM (default: the bundle's)",
+    )
+    group.add_argument(
         "--lm-weight",
-        type=float,
+        type=_finite,
         metavar="W",
-        help="weight of the bundle's language model in the beam search (default: not used)",
+        help="weight of the language model (default: 0.5 with --lm, else the bundle's is not used)",
     )
     group.add_argument(
         "--hotword",
@@ -123,15 +130,33 @@ def positive(text: str) -> int:
     return value
 
 
+def _threads(text: str) -> int:
+    """An argparse type: the engine would try to start any number, and hang in it."""
+    value = positive(text)
+    if value > MAX_THREADS:
+        raise ValueError
+    return value
+
+
+def _finite(text: str) -> float:
+    """An argparse type: a number that is none of NaN and infinity."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError
+    return value
+
+
 # argparse: "invalid whole number from 1 value: '0'"
 positive.__name__ = "whole number from 1"
 positives.__name__ = "list of whole numbers from 1"
+_threads.__name__ = f"whole number from 1 to {MAX_THREADS}"
+_finite.__name__ = "number"
 
 
 def read_hotwords(path: str) -> list[str]:
     """The phrases of a file, one a line; # starts a comment.  Raises ConfigError."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()  # Windows marks UTF-8
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"hotword file {path}: {error}") from error
     return [text for line in lines if (text := line.partition("#")[0].strip())]
@@ -143,15 +168,17 @@ def _decoder(args: argparse.Namespace, bundle: Path) -> DecoderConfig:
 
     hotwords = [*args.hotword, *(read_hotwords(args.hotwords) if args.hotwords else [])]
     nbest = args.nbest or 1
-    if not (args.beam or hotwords or args.lm_weight or nbest > 1):
+    if not (args.beam or hotwords or args.lm or args.lm_weight or nbest > 1):
         return GreedyConfig()
     beam = args.beam or max(DEFAULT_BEAM, nbest)
-    config = BeamConfig(beam=beam, hotwords=tuple(hotwords), nbest=nbest)
-    if args.lm_weight:
+    config = BeamConfig(beam=beam, hotwords=tuple(hotwords), nbest=nbest, lm=args.lm)
+    if args.lm_weight is not None:
+        config = replace(config, lm_weight=args.lm_weight)
+    if args.lm_weight and not args.lm:
         from edge_runtime.bundle import Bundle
 
         path = Bundle.open(bundle).lm_file()
         if path is None:
-            raise ConfigError(f"{bundle} has no language model: leave --lm-weight out")
-        config = replace(config, lm=str(path), lm_weight=args.lm_weight)
+            raise ConfigError(f"{bundle} has no language model: give one with --lm FILE")
+        config = replace(config, lm=str(path))
     return config

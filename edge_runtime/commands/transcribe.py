@@ -56,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--srt and --vtt caption one file at a time")
     if captions.count("-") + args.json > 1:
         raise ConfigError("standard output can take one of --json, --srt - and --vtt -")
+    for name in captions:
+        _refuse_to_overwrite_sound(name)
     raw = _raw_format(args)
     recognizer = options.open_recognizer(args)
     with contextlib.ExitStack() as stack:
@@ -150,6 +152,14 @@ def _captions(name: str, kind: str) -> Iterator[Caption]:
             yield lambda final: write(sheet.add(final))
         finally:
             write(sheet.finish())
+
+
+def _refuse_to_overwrite_sound(name: str) -> None:
+    """`--srt talk.wav other.wav` is a slip, and would destroy a recording."""
+    from edge_runtime.audio import is_sound
+
+    if name != "-" and is_sound(name):
+        raise ConfigError(f"{name} is a recording; --srt and --vtt name the file to write")
 
 
 @contextlib.contextmanager

@@ -70,6 +70,9 @@ class BeamConfig:
             raise ValueError("beam, top_k and nbest must be at least 1")
         if not self.blank_skip > 0:
             raise ValueError("blank_skip must be positive")
+        for name in ("hotword_boost", "lm_weight", "word_bonus", "unknown_logprob"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be finite")
         if isinstance(self.hotwords, str):
             raise ValueError("hotwords must be a sequence of phrases, not one string")
 
