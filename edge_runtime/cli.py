@@ -4,7 +4,7 @@ A verb is a module with `NAME`, `HELP`, `configure(parser)` and `run(args) -> in
 package are in BUILTINS; other packages register theirs in the entry-point group
 `vitconformer.commands`, with the extra that brings their requirements in brackets:
 
-    synth = "training.commands.synth [train]"
+    synth = "training.commands.synth:run [train]"
 
 Only the chosen verb is imported, and a verb imports what is heavy inside `run`, because the start
 of the process counts towards the time to the first word.  A verb whose extra is not installed is

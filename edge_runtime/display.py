@@ -139,10 +139,10 @@ class TerminalDisplay:
         for word in final.words or _as_words(final):
             doubtful = word.confidence < DOUBTFUL
             text = _printable(word.word) + ("?" if doubtful and not self._colour else "")
-            if used and used + 1 + width(text) > room:
+            if lines[-1] and used + 1 + width(text) > room:
                 lines.append([])
                 used = 0
-            used += width(text) + (1 if used else 0)
+            used += width(text) + (1 if lines[-1] else 0)
             lines[-1].append(self._styled(text, _DOUBT) if doubtful else text)
         return [" ".join(line) for line in lines]
 

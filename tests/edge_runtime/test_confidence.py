@@ -52,6 +52,14 @@ def test_tsallis_follows_its_definition(vocabulary: int, linear: bool) -> None:
     assert tsallis(logprobs, linear=linear) == pytest.approx(by_hand, abs=2e-6, rel=1e-4)
 
 
+def test_the_smallest_vocabulary_has_no_second_best() -> None:
+    stats = FrameStats()
+    stats.push(np.log(np.array([[0.9, 0.1], [0.2, 0.8]], np.float32)))
+    features = word_features(stats, [Token(0, 0, 1, math.log(0.9))], "a", 0.04)
+    assert features is not None
+    assert features.margin_min == pytest.approx(0.8)
+
+
 @pytest.mark.parametrize("linear", [False, True])
 def test_a_certain_frame_has_confidence_one_and_a_uniform_one_zero(linear: bool) -> None:
     frames = np.full((2, 257), -np.inf, np.float32)

@@ -8,7 +8,7 @@ import time
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.display import (
@@ -50,6 +50,7 @@ texts = st.lists(
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(st.booleans(), texts), max_size=8), st.integers(30, 60))
+@example([(True, "\u0301 \u0301 a a aaかか aaaaaaaa")], 30)  # words without a width
 def test_the_terminal_shows_the_finals_for_good_and_one_line_in_flux(
     events: list[tuple[bool, str]], columns: int
 ) -> None:

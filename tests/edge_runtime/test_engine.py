@@ -269,6 +269,14 @@ def test_times_are_right_with_overlapping_windows(nemo: Engine) -> None:
     assert session.frame_time(5) == pytest.approx(0.49)
 
 
+def test_time_never_runs_backwards_where_windows_give_too_many_frames(nemo: Engine) -> None:
+    session = nemo.session()
+    session._frames_per_window = 4  # 16 feature frames per window, 8 per output frame
+    times = [session.frame_time(t) for t in range(13)]
+    assert times == sorted(times)
+    assert times[::4] == pytest.approx([0.09, 0.25, 0.41, 0.57])
+
+
 def test_padding_the_start_recovers_the_first_ninety_milliseconds(nemo: Engine) -> None:
     frames = open_frontend("nemo_exact").compute(bursts(1.0, [0.0, 0.5]))
     assert tone_times(nemo.session(), frames) == pytest.approx([0.5], abs=0.08)

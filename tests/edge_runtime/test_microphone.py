@@ -57,6 +57,16 @@ def take(blocks: Any, count: int) -> NDArray[np.float32]:
 
 
 @needs_pyaudio
+def test_a_machine_whose_alsa_names_nothing_has_no_microphone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "asound.conf").write_text("")
+    monkeypatch.setenv("ALSA_CONFIG_PATH", str(tmp_path / "asound.conf"))
+    with pytest.raises(AudioError, match="no microphone found"):  # PortAudio itself would abort
+        list_devices()
+
+
+@needs_pyaudio
 def test_the_samples_of_the_device_come_out_in_order(tmp_path: Path, plug_in: Any) -> None:
     spoken = noise(3.0)
     plug_in(default=raw(tmp_path / "in.raw", spoken))

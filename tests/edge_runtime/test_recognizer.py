@@ -227,6 +227,67 @@ def test_an_unknown_chunk_size_names_the_choices(tmp_path: Path) -> None:
         Recognizer.open(path, chunk_ms=200)
 
 
+def test_a_batch_with_one_bad_block_has_taken_nothing(recognizer: Recognizer) -> None:
+    samples = say("t20 t35")
+    batch = recognizer.batch(2)
+    bad = np.full(100, np.nan, np.float32)
+    with pytest.raises(AudioError, match="NaN"):
+        batch.push([samples, bad])
+    events = batch.push([samples, samples])
+    for row, rest in enumerate(batch.finish([0, 1])):
+        assert finals(events[row] + rest) == recognise(recognizer, samples)
+
+
+def test_an_empty_final_covers_the_stream_and_all_suspicion_in_it(recognizer: Recognizer) -> None:
+    """Utterances that ended without a word are not passed on; what was suspect in them is."""
+    suspect, sure = np.full((2, 20, models.NEMO_TOKENS + 1), -20.0, np.float32)
+    suspect[:, -1], suspect[:, 0] = np.log(0.6), np.log(0.4)
+    sure[:, -1] = np.log(0.999)
+    stream = recognizer.stream()
+    row = stream._batch._rows[0]
+    for block in (suspect, sure, sure, sure, sure, sure):  # 9.6 s
+        assert row.advance(block) == []
+    row.end_of_audio(9.5)
+    (final,) = row.finish()
+    assert (final.text, final.start, final.end) == ("", 0.0, 9.5)
+    assert isinstance(final, Final)
+    assert final.deletion_score == pytest.approx(0.4, abs=1e-3)
+    assert final.confidence == pytest.approx(0.6, abs=1e-3)
+
+
+def test_an_endpoint_leaves_a_word_that_is_only_half_heard_whole(tones: Path) -> None:
+    """The silence ends the utterance in the very frame in which the search begins to hear a word.
+
+    Neither of its two frames is likelier speech than not; only together are they.
+    """
+
+    def heard(endpointing: EndpointConfig | None) -> str:
+        row = (
+            Recognizer.open(tones, decoder=BeamConfig(), endpoint=endpointing)
+            .stream()
+            ._batch._rows[0]
+        )
+        frames = np.full((40, models.NEMO_TOKENS + 1), -20.0, np.float32)
+        frames[:, -1] = np.log(0.9999)
+        frames[29, [20, -1]] = np.log([0.40, 0.60])
+        frames[30, [20, -1]] = np.log([0.45, 0.55])
+        events = [event for k in range(0, 40, 2) for event in row.advance(frames[k : k + 2])]
+        return text_of(finals([*events, *row.finish()]))
+
+    assert heard(None) == "t20"
+    assert heard(EndpointConfig(silence_s=2.4)) == "t20"  # 30 frames of 80 ms
+
+
+def test_words_of_a_long_utterance_keep_the_confidence_they_had(tones: Path) -> None:
+    recognizer = Recognizer.open(tones, endpoint=None)
+    samples = say(" ".join(["t20 t35 t50"] * 4))
+    stream = recognizer.stream()
+    stream._batch._rows[0]._stats._limit = 10  # frames; two seconds are more
+    (final,) = finals(stream.push(samples) + stream.finish())
+    (expected,) = recognise(recognizer, samples)
+    assert final.words == expected.words
+
+
 def test_n_best_lists_readings_best_first(tones: Path) -> None:
     recognizer = Recognizer.open(tones, decoder=BeamConfig(beam=8, nbest=3))
     (final,) = recognise(recognizer, say("t20 t35"))

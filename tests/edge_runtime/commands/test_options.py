@@ -42,6 +42,19 @@ def test_the_search_is_greedy_until_an_option_needs_a_beam(tmp_path: Path) -> No
     )
 
 
+def test_a_language_model_is_a_file_or_the_bundles(tmp_path: Path) -> None:
+    assert decoder("--lm", "en.arpa") == BeamConfig(lm="en.arpa")
+    assert decoder("--lm", "en.arpa", "--lm-weight", "0.3") == BeamConfig(
+        lm="en.arpa", lm_weight=0.3
+    )
+    assert decoder("--lm-weight", "0") == GreedyConfig()
+
+
+def test_a_byte_order_mark_is_no_part_of_a_phrase(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("ada\n", encoding="utf-8-sig")
+    assert options.read_hotwords(str(tmp_path / "words.txt")) == ["ada"]
+
+
 def test_options_reach_the_recognizer(bundle: Path) -> None:
     recognizer = options.open_recognizer(
         parse("--bundle", str(bundle), "--no-endpoint", "--nbest", "2", "--chunk-ms", "160")

@@ -140,7 +140,7 @@ def test_a_terminal_shows_words_live_and_keeps_the_finals(bundle: Path, speech: 
     shown = on_a_terminal("transcribe", str(speech), "--bundle", str(bundle), "--realtime")
     screen = Screen(80)
     screen.write(shown.replace("\r\n", "\n"))
-    assert [line.strip() for line in screen.lines] == ["0:00.3  t20 t35 t50", "0:03.4  t11 t12", ""]
+    assert [line.strip() for line in screen.lines] == ["0:00.3  t20 t35 t50", "0:03.5  t11 t12", ""]
     assert "\x1b[2mt20 t35\x1b[0m" in shown  # in flux: dim, before the final
 
 
@@ -380,6 +380,7 @@ def test_a_chunk_size_the_model_does_not_have_is_wrong_usage_and_names_those_it_
         (["--lm-weight", "0.5"], "no language model"),
         (["--precision", "int3"], "int3"),
         (["--srt", "/nonexistent/a.srt"], "cannot write captions to /nonexistent/a.srt: No such"),
+        (["--lm", "/nonexistent"], "language model /nonexistent: no such file"),
         (["--srt", "-", "--json"], "standard output can take one of"),
         (["--stdin-rate", "3"], "standard input: sample_rate"),
     ],
@@ -391,6 +392,37 @@ def test_an_option_that_cannot_be_met_is_one_line(
     assert done.returncode in (1, 2)
     assert done.stdout == ""
     assert words in error_line(done)
+
+
+@pytest.mark.parametrize(
+    "options", [["--threads", "100000"], ["--lm-weight", "nan"], ["--beam", "0"]]
+)
+def test_a_senseless_number_is_wrong_usage(bundle: Path, speech: Path, options: list[str]) -> None:
+    done = vitconformer("transcribe", speech, "--bundle", bundle, *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"argument {options[0]}: invalid" in done.stderr
+
+
+def test_captions_never_overwrite_a_recording(bundle: Path, speech: Path, tmp_path: Path) -> None:
+    talk, old = tmp_path / "talk.wav", tmp_path / "old.srt"
+    talk.write_bytes(speech.read_bytes())
+    old.write_text("1\n00:00:00,000 --> 00:00:01,000\nold\n\n")
+    done = vitconformer("transcribe", "--srt", talk, speech, "--bundle", bundle)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{talk} is a recording" in error_line(done)
+    assert talk.read_bytes() == speech.read_bytes()
+    done = vitconformer("transcribe", "--srt", old, speech, "--bundle", bundle)
+    assert done.returncode == 0
+    assert "t20 t35 t50" in old.read_text()
+
+
+def test_what_was_said_before_the_damage_is_shown(bundle: Path, tmp_path: Path) -> None:
+    sound = say("t20 t35 t50", tail_s=0.1)
+    sound[-800] = np.nan
+    soundfile.write(tmp_path / "bad.wav", sound, RATE, subtype="FLOAT")
+    done = vitconformer("transcribe", tmp_path / "bad.wav", "--bundle", bundle)
+    assert (done.returncode, done.stdout) == (1, "t20 t35 t50\n")
+    assert "NaN" in error_line(done)
 
 
 def test_captions_of_several_files_are_wrong_usage(bundle: Path, speech: Path) -> None:

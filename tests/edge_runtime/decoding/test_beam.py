@@ -307,6 +307,20 @@ def test_a_split_anywhere_keeps_what_was_said_after_it(seed: int, frames: list[i
     assert decoder.frames == 90
 
 
+def test_a_cut_between_the_words_of_the_best_hypothesis_splits_no_word_of_another() -> None:
+    """Two spellings of "a bb" outweigh each "a b" only together; in "ab b" the cut is in a word."""
+    decoder = _decoder(BeamConfig())
+    decoder.advance(_ambiguous({"▁a": 0.9}, {"▁b": 0.4, "b": 0.35, "ab": 0.2}, {"b": 0.9}))
+    best = decoder.tokens()
+    assert _text(decoder) == "a bb"
+    done = decoder.split(best[1].start_frame, ended=False)
+    assert VOCABULARY.detokenise([token.id for token in done]) == "a"
+    firsts = [candidate.tokens[0].id for candidate in decoder.nbest(99) if candidate.tokens]
+    assert all(VOCABULARY.word_starts[i] for i in firsts)  # nothing left begins inside a word
+    decoder.advance(_ambiguous({"▁b": 0.9}))
+    assert _text(decoder) == "bb b"
+
+
 def test_a_token_that_goes_on_across_a_split_is_not_said_twice() -> None:
     blank = SIZE - 1
     logprobs = aligned([blank, 1, 1, 1, blank, 1], SIZE)
