@@ -67,7 +67,8 @@ run: $(STAMPS)/edge ## Transcribe the sample clips live, or AUDIO=any.wav (no to
 ifdef AUDIO
 	@$(BIN)/vitconformer transcribe "$(AUDIO)"
 else
-	@$(BIN)/vitconformer transcribe --realtime $(wildcard samples/*.flac)
+	@$(BIN)/vitconformer transcribe --realtime $(foreach voice,flite festival espeak,\
+		$(sort $(wildcard samples/$(voice)-*.flac)))
 endif
 
 listen: $(STAMPS)/mic ## Transcribe the microphone

@@ -38,7 +38,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     measure.add_checkpoint_option(parser)
     parser.add_argument("--limit", type=int, help="only the first N utterances of each set")
     parser.add_argument("--beam", type=int, default=8, help="hypotheses, 0 for none (default: 8)")
-    parser.add_argument("--no-pocketsphinx", action="store_true", help="leave it out")
+    parser.add_argument(
+        "--pocketsphinx",
+        nargs="*",
+        metavar="NAME",
+        help="test sets that pocketsphinx hears too, one after the other (default: all)",
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -57,7 +62,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             systems["offline, greedy"] = summary(offline(args.checkpoint, args.bundle, utterances))
         else:
             measure.say(f"{name}: no {args.checkpoint}, so no offline rates")
-        if not args.no_pocketsphinx:
+        if args.pocketsphinx is None or name in args.pocketsphinx:
             measure.say(f"{name}: pocketsphinx")
             systems["pocketsphinx"] = pocketsphinx(utterances)
         results[name] = {
@@ -112,7 +117,7 @@ def pocketsphinx(utterances: Sequence[Utterance]) -> dict[str, Any]:
     try:
         release = version("pocketsphinx")
     except ImportError:
-        raise SystemExit("pip install pocketsphinx, or --no-pocketsphinx") from None
+        raise SystemExit("pip install pocketsphinx, or leave it out with --pocketsphinx") from None
     path = measure.CACHE / f"pocketsphinx-{release}.json"
     cache = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     names = [hashlib.sha256(u.audio_filepath.read_bytes()).hexdigest() for u in utterances]

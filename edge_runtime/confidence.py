@@ -93,11 +93,19 @@ def frame_stats(logprobs: Array) -> list[list[float]]:
     if others.shape[1] == 1:  # the only token has no rival
         others = np.insert(others, 0, FLOOR, axis=1)
     others.partition(-2, axis=1)  # the two greatest come last
-    power_sums: list[float] = _power_sum(logprobs).tolist()
+    powers = np.multiply(logprobs, np.float32(ALPHA))
+    np.exp(powers, out=powers)
+    # A product with ones would be faster in a loop, but enters a library that is cold here.
+    power_sums: list[float] = np.add.reduce(powers, axis=1).tolist()
     blanks: list[float] = logprobs[:, -1].tolist()
     tops: list[list[float]] = others[:, -2:].tolist()
     return [
-        [power_sum, max(blank, FLOOR), max(best, FLOOR), max(following, FLOOR)]
+        [
+            power_sum if power_sum > 1.0 else 1.0,
+            blank if blank > FLOOR else FLOOR,
+            best if best > FLOOR else FLOOR,
+            following if following > FLOOR else FLOOR,
+        ]
         for power_sum, blank, (following, best) in zip(power_sums, blanks, tops, strict=True)
     ]
 
