@@ -31,6 +31,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) ->
         part,
         metadata={"vitconformer": json.dumps(facts, sort_keys=True)},
     )
+    part.chmod(0o644)  # safetensors makes 0600
     with part.open("rb+") as file:
         os.fsync(file.fileno())
     part.replace(path)
