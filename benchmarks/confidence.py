@@ -45,6 +45,7 @@ def judge(bundle: Path, utterances: Sequence[Utterance], chunk_ms: int) -> dict[
     from edge_runtime import confidence_metrics
     from edge_runtime.metrics import align
     from edge_runtime.recognizer import Recognizer
+    from training.evaluate import recognise
 
     recognizer = Recognizer.open(bundle, chunk_ms=chunk_ms)
     confidences: list[float] = []
@@ -52,10 +53,8 @@ def judge(bundle: Path, utterances: Sequence[Utterance], chunk_ms: int) -> dict[
     scores: list[float] = []
     complete: list[bool] = []
     for utterance in utterances:
-        stream = recognizer.stream()
         pieces = measure.blocks(measure.load(utterance.audio_filepath), BLOCK_MS)
-        events = [event for piece in pieces for event in stream.push(piece)]
-        finals = [event for event in (*events, *stream.finish()) if event.type == "final"]
+        finals = recognise(recognizer, pieces)
         words = [word for final in finals for word in final.words]
         alignment = align(utterance.text.split(), [word.word for word in words])
         confidences += [word.confidence for word in words]

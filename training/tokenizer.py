@@ -10,6 +10,7 @@ blank is the last id, as the exported graphs have it.  SentencePiece itself neve
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 from bisect import bisect
@@ -64,7 +65,7 @@ class Tokenizer:
     def blank_id(self) -> int:
         return int(self._model.get_piece_size())
 
-    @property
+    @functools.cached_property
     def vocabulary(self) -> Vocabulary:
         """What `tokens.txt` holds."""
         pieces = [self._model.id_to_piece(i) for i in range(self.blank_id)]

@@ -198,7 +198,6 @@ class Training:
     def save(self, path: Path, facts: dict[str, Any]) -> None:
         tensors = {f"model.{n}": p for n, p in self.encoder.state_dict().items()}
         tensors |= {f"ema.{n}": p for n, p in self.ema.items()}
-        names = [n for n, _ in self.encoder.named_parameters()]
         by_parameter = {id(p): n for n, p in self.encoder.named_parameters()}
         for parameter, moments in self.optimizer.state.items():
             for key in ("exp_avg", "exp_avg_sq"):
@@ -210,7 +209,6 @@ class Training:
                 "step": self.step,
                 "encoder": self.encoder.config.to_json(),
                 "recipe": dataclasses.asdict(self.recipe),
-                "parameters": names,
                 **facts,
             },
         )

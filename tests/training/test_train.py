@@ -57,7 +57,8 @@ def tiny(data: Path, *overrides: str) -> Recipe:
         [
             "optim.steps=6", "optim.warmup_steps=2", "run.checkpoint_steps=2", "run.log_steps=1",
             "run.dev_steps=1000", "data.max_seconds=6", "data.workers=0", "model.dropout=0.1",
-            "data.curriculum_steps=0", *overrides,
+            "data.curriculum_steps=0", "loss.flat_start_steps=0", "augment.start_step=0",
+            "augment.specaugment=true", *overrides,
         ],
     )  # fmt: skip
     section = dataclasses.replace(
