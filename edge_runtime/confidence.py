@@ -84,11 +84,7 @@ def _ones(size: int) -> Array:
 
 
 def frame_stats(logprobs: Array) -> list[list[float]]:
-    """What is kept of every frame: [T', V] with the blank last -> T' x 4, finite.
-
-    Few calls, because the caches are cold after the graph has run: a call costs several times more
-    then than in a benchmark's loop.
-    """
+    """What is kept of every frame: [T', V] with the blank last -> T' x 4, finite."""
     others = logprobs[:, :-1].copy()  # (T', V) -> (T', V - 1)
     if others.shape[1] == 1:  # the only token has no rival
         others = np.insert(others, 0, FLOOR, axis=1)
@@ -115,7 +111,13 @@ class FrameStats:
 
     Rows are lists of floats: a word has a handful of frames, and on so few numbers Python is
     several times faster than numpy.
+
+    They are computed when somebody asks, or for `_AT_ONCE` frames together.  Right after the graph
+    has run the caches are cold and a call of numpy costs several times what it costs in a loop, and
+    most blocks bring no word that would need them.
     """
+
+    _AT_ONCE = 64  # frames
 
     def __init__(self, *, limit: int = 4096) -> None:
         """`limit`: frames kept at least, more than the longest utterance has."""
@@ -126,28 +128,41 @@ class FrameStats:
     def reset(self) -> None:
         """A fresh stream: frame 0."""
         self._rows: list[list[float]] = []
+        self._computed = 0  # frames that _rows ends before
+        self._waiting: list[Array] = []  # blocks from there on
         self.end = 0  # frames seen
 
     @property
     def first(self) -> int:
         """The oldest frame that is kept."""
-        return self.end - len(self._rows)
+        return self._computed - len(self._rows)
 
     def push(self, logprobs: Array) -> None:
         """The next block, [T', V]."""
-        if not self._rows:
-            self.greatest_entropy = _greatest_entropy(logprobs.shape[1])
-        self._rows += frame_stats(logprobs)
+        self._waiting.append(logprobs.copy())  # the caller's buffer is the graph's
         self.end += len(logprobs)
+        if self.end - self._computed >= self._AT_ONCE:
+            self._compute()
+
+    def _compute(self) -> None:
+        if not self._waiting:
+            return
+        logprobs = self._waiting[0] if len(self._waiting) == 1 else np.concatenate(self._waiting)
+        self._waiting.clear()
+        self.greatest_entropy = _greatest_entropy(logprobs.shape[1])
+        self._rows += frame_stats(logprobs)
+        self._computed = self.end
         if len(self._rows) >= 2 * self._limit:
             del self._rows[: -self._limit]
 
     def drop(self, before: int) -> None:
         """Forgets the frames before `before`: an utterance ended there."""
+        self._compute()
         del self._rows[: max(before - self.first, 0)]
 
     def rows(self, first: int, stop: int) -> list[list[float]]:
         """The frames of [first, stop) that are kept, four numbers each."""
+        self._compute()
         base = self.first
         return self._rows[max(first - base, 0) : max(stop - base, 0)]
 

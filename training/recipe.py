@@ -67,6 +67,7 @@ class ChunkSection:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class OptimSection:
+    optimizer: str = "adamw"  # or "muon" for the matrices inside the blocks
     lr: float = 2e-3  # peak
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 1e-2
@@ -119,6 +120,10 @@ class Recipe:
         check(
             not self.data.weights or len(self.data.weights) == len(self.data.train),
             "data.weights: one weight per entry of data.train, or none at all",
+        )
+        check(
+            self.optim.optimizer in ("adamw", "muon"),
+            f"optim.optimizer: 'adamw' or 'muon', not {self.optim.optimizer!r}",
         )
         check(
             self.optim.precision in ("float32", "bfloat16"),

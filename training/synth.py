@@ -58,6 +58,7 @@ class Settings:
     voices: tuple[str, ...]
     seed: int = 0
     augment: str = "none"  # a key of training.augment.AUGMENTATIONS
+    tract: float = 0.0  # vocal tracts are scaled by up to exp(±tract): many speakers of few voices
     shard: int = 128  # utterances: a few seconds of work, and one festival start per voice
 
     def fingerprint(self) -> dict[str, Any]:
@@ -68,6 +69,7 @@ class Settings:
             "voices": list(self.voices),
             "seed": self.seed,
             "augment": self.augment,
+            **({"tract": self.tract} if self.tract else {}),
             "rate": RATE,
             "shard": self.shard,
         }
@@ -117,6 +119,7 @@ def plan(settings: Settings, shard: int) -> list[Job]:
             spoken=utterance.spoken,
             speed=float(np.exp(np.clip(rng.normal(0.0, 0.08), -0.18, 0.18))),
             pitch=float(rng.uniform(-1, 1)),
+            tract=float(np.exp(settings.tract * rng.uniform(-1, 1))),
         )
         jobs.append(Job(index=i, utterance=utterance, voice=voice, line=line))
     return jobs

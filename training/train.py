@@ -28,12 +28,17 @@ from training import checkpoint, losses
 from training.data import Batch, BatchPlan, load_batches
 from training.feature_augment import FeatureAugmentConfig
 from training.model import Encoder, token_lengths
+from training.muon import Muon
 from training.recipe import OptimSection, Recipe
 from training.specaugment import SpecAugment
 from training.store import FeatureStore
 from training.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
+
+
+# The tensors of each optimiser's state that a checkpoint keeps.
+MOMENTS = {torch.optim.AdamW: ("exp_avg", "exp_avg_sq"), Muon: ("momentum",)}
 
 
 class Curves(Protocol):
@@ -77,14 +82,23 @@ def learning_rate(optim: OptimSection, step: int) -> float:
     return optim.lr * (optim.final_lr_ratio + (1 - optim.final_lr_ratio) * cosine)
 
 
-def parameter_groups(encoder: Encoder, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices only: biases and norms have no scale to shrink."""
-    matrices = [p for p in encoder.parameters() if p.ndim > 1]
-    vectors = [p for p in encoder.parameters() if p.ndim <= 1]
-    return [
-        {"params": matrices, "weight_decay": weight_decay},
+def optimizers(encoder: Encoder, optim: OptimSection) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices between the first and the last layer if asked for, AdamW for the rest.
+
+    Weight decay on matrices only: biases and norms have no scale to shrink.
+    """
+    hidden = [p for p in encoder.blocks.parameters() if p.ndim == 2 and optim.optimizer == "muon"]
+    others = [p for p in encoder.parameters() if not any(p is q for q in hidden)]
+    matrices = [p for p in others if p.ndim > 1]
+    vectors = [p for p in others if p.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": optim.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
+    adamw = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, fused=True)
+    if not hidden:
+        return [adamw]
+    return [adamw, Muon(hidden, lr=optim.lr, weight_decay=optim.weight_decay)]
 
 
 class Training:
@@ -104,12 +118,7 @@ class Training:
                 checkpoint.load_encoder(Path(recipe.run.init))[0].state_dict()
             )
         self.ema = {n: p.detach().clone() for n, p in self.encoder.named_parameters()}
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.encoder, recipe.optim.weight_decay),
-            lr=recipe.optim.lr,
-            betas=recipe.optim.betas,
-            fused=True,
-        )
+        self.optimizers = optimizers(self.encoder, recipe.optim)
         self.specaugment = SpecAugment.for_parameters(
             sum(p.numel() for p in self.encoder.parameters())
         )
@@ -178,12 +187,13 @@ class Training:
                 curves[name] = curves.get(name, 0.0) + value / len(batches)
         norm = nn.utils.clip_grad_norm_(self.encoder.parameters(), optim.clip).item()
         lr = learning_rate(optim, self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        # A batch with a broken gradient must not poison the moments; the curves show it.
-        if math.isfinite(norm):
-            self.optimizer.step()
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            # A batch with a broken gradient must not poison the moments; the curves show it.
+            if math.isfinite(norm):
+                optimizer.step()
+            optimizer.zero_grad()
         self.step += 1
         # The average forgets its random beginning: (1 + n) / (10 + n) as in Polyak-style warm-ups.
         decay = min(optim.ema_decay, (1 + self.step) / (10 + self.step))
@@ -199,9 +209,10 @@ class Training:
         tensors = {f"model.{n}": p for n, p in self.encoder.state_dict().items()}
         tensors |= {f"ema.{n}": p for n, p in self.ema.items()}
         by_parameter = {id(p): n for n, p in self.encoder.named_parameters()}
-        for parameter, moments in self.optimizer.state.items():
-            for key in ("exp_avg", "exp_avg_sq"):
-                tensors[f"optim.{key}.{by_parameter[id(parameter)]}"] = moments[key]
+        for optimizer in self.optimizers:
+            for parameter, moments in optimizer.state.items():
+                for key in moments.keys() - {"step"}:
+                    tensors[f"optim.{key}.{by_parameter[id(parameter)]}"] = moments[key]
         checkpoint.save(
             path,
             tensors,
@@ -224,13 +235,17 @@ class Training:
         self.ema = {n: p.to(self.device) for n, p in checkpoint.prefixed(tensors, "ema").items()}
         self.ema = {n: self.ema[n] for n, _ in self.encoder.named_parameters()}
         self.step = facts["step"]
-        for name, parameter in self.encoder.named_parameters():
-            if (first := tensors.get(f"optim.exp_avg.{name}")) is not None:
-                self.optimizer.state[parameter] = {
-                    "step": torch.tensor(float(self.step), device=self.device),
-                    "exp_avg": first.to(self.device),
-                    "exp_avg_sq": tensors[f"optim.exp_avg_sq.{name}"].to(self.device),
+        names = {id(p): n for n, p in self.encoder.named_parameters()}
+        for optimizer in self.optimizers:
+            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+                optimizer.state[parameter] = {
+                    key: tensors[f"optim.{key}.{names[id(parameter)]}"].to(self.device)
+                    for key in MOMENTS[type(optimizer)]
+                    if f"optim.{key}.{names[id(parameter)]}" in tensors
                 }
+                if isinstance(optimizer, torch.optim.AdamW) and optimizer.state[parameter]:
+                    step = torch.tensor(float(self.step), device=self.device)
+                    optimizer.state[parameter]["step"] = step
 
     def _json_encoder(self) -> dict[str, Any]:
         # What JSON makes of it: tuples become lists.

@@ -1,4 +1,4 @@
-"""The voices that read: three free synthesisers behind one function, `speak`.
+"""The voices that read: five free synthesisers behind one function, `speak`.
 
 Each engine is a program from Debian, run as a subprocess; nothing is linked, nothing is downloaded.
 
@@ -8,7 +8,13 @@ engine     speed per core   what it is
 flite       55 x real time  statistical voices built from recordings; kal16, diphones: 500 x
 festival    30 x            the HTS voice of slt; the diphone voices: 300 x once it has started
 espeak-ng  500 x            formant rules: robotic, but many accents and vocal tracts
+rhvoice     25 x            statistical voices of other recorded speakers (LGPL data)
+pico       150 x            SVOX Pico, one American and one British woman (Apache-2.0 data)
 ========== ================ ==================================================================
+
+Of RHVoice's voices, `evgeniy-eng` and `lyubov` are left out: their licence forbids derivatives.
+Debian keeps the last two engines in its non-free section, because nobody has what their voices were
+trained from; `make voices` installs them from there.
 
 Two voices are `held_out`: a model never hears them in training, so that recognising them says
 something about new speakers.  They were chosen for having no relative among the others: kal_diphone
@@ -58,6 +64,12 @@ class Line:
     spoken: str  # a-z, apostrophes, spaces, commas and one of .!? at the end
     speed: float = 1.0  # words per second relative to the voice's own
     pitch: float = 0.0  # -1..1 over the range that still sounds human
+    tract: float = 1.0  # factor on formants and pitch at the same speed; > 1: a smaller person
+
+    @property
+    def pace(self) -> float:
+        """The speed to ask of an engine whose recording is then played `tract` times faster."""
+        return self.speed / self.tract
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +98,12 @@ VOICES: Mapping[str, Voice] = {
         Voice(engine="flite", id="awb", share=17),
         Voice(engine="flite", id="kal16", share=13),
         Voice(engine="flite", id="rms", share=17, held_out=True),
+        Voice(engine="rhvoice", id="alan", share=14),
+        Voice(engine="rhvoice", id="bdl", share=16),
+        Voice(engine="rhvoice", id="clb", share=16),
+        Voice(engine="rhvoice", id="slt", share=6),
+        Voice(engine="pico", id="en-US", share=14),
+        Voice(engine="pico", id="en-GB", share=14),
         Voice(engine="festival", id="cmu_us_slt_arctic_hts", share=12),
         Voice(engine="festival", id="kal_diphone", share=5),
         Voice(engine="festival", id="ked_diphone", share=17, held_out=True),
@@ -111,7 +129,7 @@ def select(names: Sequence[str] = ("all",), *, exclude: Iterable[str] = ()) -> t
     excluded = tuple(exclude)
     for name in (*names, *excluded):
         if not any(matches(name, voice) for voice in VOICES.values()):
-            known = ("all", "held-out", "flite", "festival", "espeak-ng", *VOICES)
+            known = ("all", "held-out", *_ENGINES, *VOICES)
             like = get_close_matches(name, known, n=4, cutoff=0.0)
             raise ConfigError(f"no voice {name!r}; the nearest are {', '.join(like)}")
     chosen = tuple(
@@ -136,7 +154,7 @@ def _quietly(*command: str, seconds: float = 60.0) -> None:
 def _flite(voice: Voice, lines: Sequence[Line], folder: Path) -> None:
     for i, line in enumerate(lines):
         # No pitch: shifting a recorded speaker's F0 makes the clustergen voices buzz.
-        stretch = f"duration_stretch={1 / line.speed:.3f}"
+        stretch = f"duration_stretch={1 / line.pace:.3f}"
         wav = str(folder / f"{i}.wav")
         _quietly("flite", "-voice", voice.id, "--setf", stretch, "-t", line.spoken, "-o", wav)
 
@@ -147,7 +165,7 @@ def _festival(voice: Voice, lines: Sequence[Line], folder: Path) -> None:
     while first < len(lines):
         script = [f"(voice_{voice.id})"]
         for line, wav in zip(lines[first:], wavs[first:], strict=True):
-            script.append(f"(Parameter.set 'Duration_Stretch {1 / line.speed:.3f})")
+            script.append(f"(Parameter.set 'Duration_Stretch {1 / line.pace:.3f})")
             utterance = f'(utt.synth (Utterance Text "{line.spoken}"))'
             script.append(f'(utt.save.wave {utterance} "{wav}" \'riff)')
         path = folder / "batch.scm"
@@ -159,12 +177,33 @@ def _festival(voice: Voice, lines: Sequence[Line], folder: Path) -> None:
 
 def _espeak(voice: Voice, lines: Sequence[Line], folder: Path) -> None:
     for i, line in enumerate(lines):
-        speed = f"{165 * line.speed:.0f}"  # words a minute
+        speed = f"{165 * line.pace:.0f}"  # words a minute
         pitch = f"{50 + 20 * line.pitch:.0f}"  # 0..99
         wav = str(folder / f"{i}.wav")
         _quietly(
             "espeak-ng", "-v", voice.id, "-s", speed, "-p", pitch, "-w", wav, "--", line.spoken
         )
+
+
+def _rhvoice(voice: Voice, lines: Sequence[Line], folder: Path) -> None:
+    for i, line in enumerate(lines):
+        text = folder / f"{i}.txt"
+        text.write_text(line.spoken + "\n", encoding="ascii")
+        rate = f"{100 * line.pace:.0f}"  # per cent
+        pitch = f"{100 + 10 * line.pitch:.0f}"
+        _quietly(
+            "RHVoice-test", "-p", voice.id, "-r", rate, "-t", pitch,
+            "-i", str(text), "-o", str(folder / f"{i}.wav"),
+        )  # fmt: skip
+
+
+def _pico(voice: Voice, lines: Sequence[Line], folder: Path) -> None:
+    for i, line in enumerate(lines):
+        text = (
+            f"<speed level='{100 * line.pace:.0f}'><pitch level='{100 + 15 * line.pitch:.0f}'>"
+            f"{line.spoken}</pitch></speed>"
+        )
+        _quietly("pico2wave", "-l", voice.id, "-w", str(folder / f"{i}.wav"), text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +235,15 @@ def _has_espeak(voice: Voice) -> bool:
     return not unknown.returncode and f"!v/{variant} " in _output("espeak-ng", "--voices=variant")
 
 
+def _has_rhvoice(voice: Voice) -> bool:
+    return any(Path(root, voice.id).is_dir() for root in _RHVOICE_DATA)
+
+
+def _has_pico(voice: Voice) -> bool:
+    return True  # both voices come with the program
+
+
+_RHVOICE_DATA = ("/usr/share/RHVoice/voices", "/usr/local/share/RHVoice/voices")
 _FESTIVAL_PACKAGES = {
     "cmu_us_slt_arctic_hts": "festvox-us-slt-hts",
     "kal_diphone": "festvox-kallpc16k",
@@ -206,11 +254,20 @@ _ENGINES: Mapping[str, _Engine] = {
     "festival": _Engine(
         program="festival",
         read=_festival,
-        package=lambda voice: _FESTIVAL_PACKAGES[voice.id],
+        package=lambda voice: f"festival {_FESTIVAL_PACKAGES[voice.id]}",
         has=_has_festival,
     ),
     "espeak-ng": _Engine(
         program="espeak-ng", read=_espeak, package=lambda _: "espeak-ng", has=_has_espeak
+    ),
+    "rhvoice": _Engine(
+        program="RHVoice-test",
+        read=_rhvoice,
+        package=lambda _: "rhvoice rhvoice-english",
+        has=_has_rhvoice,
+    ),
+    "pico": _Engine(
+        program="pico2wave", read=_pico, package=lambda _: "libttspico-utils", has=_has_pico
     ),
 }
 
@@ -222,7 +279,7 @@ def require(voice: Voice) -> None:
     if shutil.which(engine.program) is None:
         raise ConfigError(
             f"voice {voice.name}: the program {engine.program} is not installed; "
-            f"on Debian or Ubuntu: apt install {engine.program}"
+            f"on Debian or Ubuntu: apt install {engine.package(voice)}"
         )
     if not engine.has(voice):
         raise ConfigError(
@@ -246,6 +303,7 @@ def _load(path: Path, voice: Voice, line: Line) -> Recording | None:
         return None
     if not len(samples):
         return None
-    # The HTS engine ignores festival's speed: claiming another rate plays it faster and higher.
-    stretch = line.speed if voice.id.endswith("_hts") else 1.0
-    return Recording(samples=samples[:, 0], rate=round(rate * stretch))
+    # Claiming another rate plays it faster and higher.  The HTS engine ignores festival's speed, so
+    # there all of it is done this way.
+    faster = line.speed if voice.id.endswith("_hts") else 1.0
+    return Recording(samples=samples[:, 0], rate=round(rate * faster * line.tract))

@@ -282,7 +282,8 @@ def test_words_of_a_long_utterance_keep_the_confidence_they_had(tones: Path) -> 
     recognizer = Recognizer.open(tones, endpoint=None)
     samples = say(" ".join(["t20 t35 t50"] * 4))
     stream = recognizer.stream()
-    stream._batch._rows[0]._stats._limit = 10  # frames; two seconds are more
+    stats = stream._batch._rows[0]._stats
+    stats._limit, stats._AT_ONCE = 10, 1  # frames; two seconds are more
     (final,) = finals(stream.push(samples) + stream.finish())
     (expected,) = recognise(recognizer, samples)
     assert final.words == expected.words

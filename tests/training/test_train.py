@@ -86,19 +86,21 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return checkpoint.load(path)[0]
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_resumed_run_has_the_losses_and_weights_of_an_unbroken_one(
-    data: Path, tmp_path: Path
+    data: Path, tmp_path: Path, optimizer: str
 ) -> None:
     whole, first, second = Recorder(), Recorder(), Recorder()
-    end = train(tiny(data), tmp_path / "whole", curves=whole)
+    recipe = tiny(data, f"optim.optimizer={optimizer}")
+    end = train(recipe, tmp_path / "whole", curves=whole)
     # The schedule is that of six steps; the first part just stops after four.
     interrupted = tmp_path / "parts"
     with pytest.raises(KeyboardInterrupt):
-        train(tiny(data), interrupted, curves=_StopAt(first, 5))
+        train(recipe, interrupted, curves=_StopAt(first, 5))
     assert sorted(p.name for p in interrupted.glob("step-*")) == [
         "step-0000002.safetensors", "step-0000004.safetensors",
     ]  # fmt: skip
-    again = train(tiny(data), interrupted, curves=second)
+    again = train(recipe, interrupted, curves=second)
     assert list(second.losses) == [5, 6]
     for step, loss in whole.losses.items():
         assert (first.losses | second.losses)[step] == loss
@@ -157,7 +159,8 @@ def test_a_run_killed_outright_continues_where_its_last_checkpoint_was(
 def test_accumulating_two_batches_is_one_step_on_their_mean_loss(data: Path) -> None:
     torch.manual_seed(0)
     recipe = tiny(data, "model.dropout=0", "chunks.tokens=[0]", "chunks.weights=[1]",
-                  "augment.specaugment=false", "optim.clip=1e9")  # fmt: skip
+                  "augment.specaugment=false", "optim.clip=1e9",
+                  "optim.optimizer=adamw")  # fmt: skip
 
     def batch(seed: int) -> Batch:
         generator = torch.Generator().manual_seed(seed)

@@ -8,14 +8,14 @@ import pytest
 import soundfile
 
 from edge_runtime.errors import ConfigError
-from training.voices import VOICES, Line, Voice, require, select, speak
+from training.voices import VOICES, Line, Recording, Voice, require, select, speak
 
 LINES = (
     Line(spoken="the rain fell slowly, all night."),
     Line(spoken="don't go!"),
     Line(spoken="is it o'clock yet, mister hale?"),
 )
-PROGRAMS = {"flite": "flite", "festival": "festival", "espeak-ng": "espeak-ng"}
+ENGINES = {"flite", "festival", "espeak-ng", "rhvoice", "pico"}
 
 
 def usable(voice: Voice) -> bool:
@@ -49,7 +49,7 @@ def script(path: Path, body: str) -> None:
 def test_names_are_unique_and_safe_in_a_file_name() -> None:
     assert all(name == voice.name for name, voice in VOICES.items())
     assert all(re.fullmatch(r"[A-Za-z0-9_+-]+", name) for name in VOICES)
-    assert {voice.engine for voice in VOICES.values()} == set(PROGRAMS)
+    assert {voice.engine for voice in VOICES.values()} == ENGINES
 
 
 def test_all_never_means_a_held_out_voice() -> None:
@@ -74,9 +74,20 @@ def test_a_misspelt_voice_is_an_error_and_not_silence(kind: str) -> None:
         select(("flite-stl",)) if kind == "names" else select(exclude=("flite-stl",))
 
 
-@pytest.mark.parametrize("name", ["flite-slt", "festival-kal_diphone", "espeak-en-us+m3"])
-def test_a_missing_program_names_its_debian_package(name: str, programs: Path) -> None:
-    with pytest.raises(ConfigError, match=rf"apt install {VOICES[name].engine}$"):
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("flite-slt", "flite"),
+        ("festival-kal_diphone", "festival festvox-kallpc16k"),
+        ("espeak-en-us+m3", "espeak-ng"),
+        ("rhvoice-bdl", "rhvoice rhvoice-english"),
+        ("pico-en-GB", "libttspico-utils"),
+    ],
+)
+def test_a_missing_program_names_its_debian_packages(
+    name: str, package: str, programs: Path
+) -> None:
+    with pytest.raises(ConfigError, match=rf"apt install {package}$"):
         require(VOICES[name])
 
 
@@ -84,7 +95,7 @@ def test_a_missing_program_names_its_debian_package(name: str, programs: Path) -
     ("name", "package"),
     [
         ("flite-slt", "flite"),
-        ("festival-kal_diphone", "festvox-kallpc16k"),
+        ("festival-kal_diphone", "festival festvox-kallpc16k"),
         ("espeak-en-us+m3", "espeak-ng"),
     ],
 )
@@ -104,6 +115,8 @@ def test_a_program_without_the_voice_is_refused_though_it_would_speak(
         "festival-kal_diphone",
         "festival-cmu_us_slt_arctic_hts",
         "espeak-en+f2",
+        "rhvoice-alan",
+        "pico-en-US",
     ],
 )
 def test_every_engine_reads_every_line_at_a_human_pace(name: str) -> None:
@@ -120,7 +133,14 @@ def test_every_engine_reads_every_line_at_a_human_pace(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["flite-awb", "festival-kal_diphone", "festival-cmu_us_slt_arctic_hts", "espeak-en-us+m1"],
+    [
+        "flite-awb",
+        "festival-kal_diphone",
+        "festival-cmu_us_slt_arctic_hts",
+        "espeak-en-us+m1",
+        "rhvoice-clb",
+        "pico-en-GB",
+    ],
 )
 def test_a_faster_line_is_shorter(name: str) -> None:
     spoken = LINES[0].spoken
@@ -128,6 +148,24 @@ def test_a_faster_line_is_shorter(name: str) -> None:
     assert slow is not None and fast is not None
     ratio = (len(slow.samples) / slow.rate) / (len(fast.samples) / fast.rate)
     assert 1.15 < ratio < 1.5
+
+
+@pytest.mark.parametrize(
+    "name", ["flite-awb", "festival-kal_diphone", "espeak-en-us+m1", "rhvoice-bdl", "pico-en-US"]
+)
+def test_another_vocal_tract_takes_as_long_and_sounds_higher(name: str) -> None:
+    spoken = LINES[0].spoken
+    large, small = speak(a_voice(name), [Line(spoken=spoken, tract=t) for t in (0.87, 1.15)])
+    assert large is not None and small is not None
+    seconds = [len(r.samples) / r.rate for r in (large, small)]
+    assert seconds[0] / seconds[1] == pytest.approx(1.0, abs=0.12)
+
+    def pitch(r: Recording) -> float:  # Hz, of the strongest autocorrelation within human range
+        power = np.abs(np.fft.rfft(r.samples, 2 * len(r.samples))) ** 2
+        lags = np.arange(r.rate // 400, r.rate // 60)
+        return float(r.rate / lags[np.fft.irfft(power)[lags].argmax()])
+
+    assert pitch(small) / pitch(large) == pytest.approx(1.15 / 0.87, rel=0.15)
 
 
 def test_every_espeak_voice_of_the_registry_exists_and_differs() -> None:

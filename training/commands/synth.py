@@ -34,8 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--voices", default="all", metavar="LIST",
-        help="comma-separated voices or engines (flite, festival, espeak-ng), 'all' (every voice "
-        "but the held-out ones) or 'held-out' (default: all)",
+        help="comma-separated voices or engines (flite, festival, espeak-ng, rhvoice, pico), 'all' "
+        "(every voice but the held-out ones) or 'held-out' (default: all)",
     )  # fmt: skip
     parser.add_argument(
         "--exclude-voices", default="", metavar="LIST", help="comma-separated, as --voices"
@@ -46,6 +46,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
+    parser.add_argument(
+        "--tract", type=float, default=0.0, metavar="X",
+        help="scale each utterance's vocal tract by up to exp(±X): many speakers out of few "
+        "voices; 0.16 stays human (default: 0)",
+    )  # fmt: skip
     parser.add_argument(
         "--augment", choices=("none", "light", "full"), default="none",
         help="rooms, noise, speed and level changes in the audio itself (default: none)",
@@ -71,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
             voices=tuple(voice.name for voice in voices),
             seed=args.seed,
             augment=args.augment,
+            tract=args.tract,
         )
         part = 1.0 if whole else _SPLITS[split]
         hours = None if args.hours is None else args.hours * part

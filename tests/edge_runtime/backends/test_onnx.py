@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_runtime.backends import Shape, open_backend
+from edge_runtime.backends import Shape, onnx, open_backend
 from edge_runtime.backends.onnx import OnnxBackend, OnnxBinding, open_onnx
 from edge_runtime.errors import BackendError, ConfigError
 from tests.models import memory_model, memory_numpy, save
@@ -109,14 +109,27 @@ def test_a_failed_run_leaves_the_state(
     step(binding, windows(1, 8)[0])
     before = binding.read_state(0)
 
-    def fail(_: object) -> None:
+    def fail() -> None:
         raise RuntimeError("out of memory\nsecond line")
 
     with monkeypatch.context() as patch:
-        patch.setattr(binding, "_run", fail)
+        patch.setattr(binding, "_runs", [fail, fail])
         with pytest.raises(BackendError, match=r"the graph failed: out of memory$"):
             binding.run()
     assert all(map(np.array_equal, binding.read_state(0), before))
+
+
+def test_a_runtime_that_hides_its_inner_method_is_run_by_its_public_one(
+    backend: OnnxBackend,
+) -> None:
+    class Wrapped:  # the session of another version: same methods, other insides
+        def __init__(self, session: object) -> None:
+            self.run_with_iobinding = session.run_with_iobinding  # type: ignore[attr-defined]
+
+    binding, plain = backend.bind(shapes(1, 8)), backend.bind(shapes(1, 8))
+    binding._runs = onnx._runs(Wrapped(backend._session), binding._bindings)
+    for window in windows(3, 8):
+        assert np.array_equal(step(binding, window), step(plain, window))
 
 
 def test_bindings_of_one_backend_run_in_parallel_threads(backend: OnnxBackend) -> None:
