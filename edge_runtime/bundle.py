@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edge_runtime.contract.bundle import (
     MANIFEST_NAME,
@@ -102,6 +103,11 @@ class Bundle:
     def lm_file(self) -> Path | None:
         """Path of the language model, if the bundle has one."""
         return self.file(self.manifest.lm) if self.manifest.lm else None
+
+    def decoding(self) -> dict[str, Any]:
+        """Fields of a `BeamConfig` that fuses the language model as tuned; {} if there is none."""
+        file = self.lm_file()
+        return {} if file is None else {"lm": str(file), **self.manifest.decoding}
 
 
 def write_bundle(path: Path | str, manifest: Manifest, files: Mapping[str, Path | bytes]) -> Bundle:

@@ -134,11 +134,9 @@ def checked(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     if samples.ndim != 1 or samples.dtype.kind != "f":
         raise ValueError(f"samples must be 1-D float, not {samples.ndim}-D {samples.dtype}")
     samples = np.ascontiguousarray(samples, np.float32)
-    # No sample is greater than the root of the sum of squares: one cheap pass settles nearly every
-    # block.  Both comparisons are false for NaN.
-    with np.errstate(over="ignore"):
-        power = samples.dot(samples)
-    if not power <= MAX_SAMPLE**2 and not np.abs(samples).max() <= MAX_SAMPLE:
+    if len(samples) and not (
+        np.maximum.reduce(samples) <= MAX_SAMPLE and np.minimum.reduce(samples) >= -MAX_SAMPLE
+    ):  # false for NaN
         raise AudioError("the audio contains NaN, infinite or absurdly large samples")
     return samples
 

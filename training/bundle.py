@@ -26,6 +26,7 @@ CHUNKS_MS = (80, 160, 320, 640)
 ENCODER_NAME = "encoder.onnx"
 CARD_NAME = "model-card.md"
 CONFIDENCE_NAME = "confidence.json"
+LM_NAME = "lm.arpa"
 TOLERANCE = 1e-4  # log-probabilities, streaming ONNX against offline torch
 
 
@@ -40,6 +41,7 @@ class Release:
     licence: str = "Apache-2.0"
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     training_data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    decoding: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -77,6 +79,7 @@ def export_bundle(
     *,
     half: bool = True,
     confidence: Path | None = None,
+    lm: Path | None = None,
     card: Path | None = None,
     weights_out: Path | None = None,
 ) -> Bundle:
@@ -85,6 +88,7 @@ def export_bundle(
     Args:
         checkpoints: one file, or several of one run to average.
         tokens: `tokens.txt` of the tokenizer.
+        lm: a word language model, as ARPA text.
         weights_out: where to write the very weights that were exported, for fine-tuning.
 
     Raises:
@@ -106,6 +110,8 @@ def export_bundle(
     }
     if confidence is not None:
         files[CONFIDENCE_NAME] = confidence
+    if lm is not None:
+        files[LM_NAME] = lm
     if card is not None:
         files[CARD_NAME] = card
     if weights_out is not None:
@@ -132,6 +138,8 @@ def export_bundle(
         licence=release.licence,
         training_data=release.training_data,
         confidence=CONFIDENCE_NAME if confidence is not None else None,
+        lm=LM_NAME if lm is not None else None,
+        decoding=release.decoding,
     )
     assert window % PATCH_FRAMES == 0
     return write_bundle(out, manifest, files)

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from edge_runtime.audio import open_audio
+from edge_runtime.bundle import Bundle
 from edge_runtime.decoding import BeamConfig, GreedyConfig
 from edge_runtime.events import Final
 from edge_runtime.features import open_frontend
@@ -172,8 +173,11 @@ def recognise(recognizer: Recognizer, blocks: Iterable[NDArray[np.float32]]) -> 
 def evaluate_bundle(
     bundle: Path, utterances: Sequence[Utterance], chunk_ms: int, *, beam: int = 0
 ) -> Report:
-    """The recogniser itself over audio files: finals of each file joined."""
-    decoder = BeamConfig(beam=beam) if beam else GreedyConfig()
+    """The recogniser itself over audio files: finals of each file joined.
+
+    With `beam` hypotheses it searches, with the bundle's language model if it has one.
+    """
+    decoder = BeamConfig(beam=beam, **Bundle.open(bundle).decoding()) if beam else GreedyConfig()
     recognizer = Recognizer.open(bundle, chunk_ms=chunk_ms, decoder=decoder)
     results = []
     for utterance in utterances:

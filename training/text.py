@@ -23,7 +23,10 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+from edge_runtime.errors import ConfigError
 
 Split = Literal["train", "dev", "test"]
 
@@ -357,3 +360,14 @@ def utterances(books: Iterable[str]) -> list[Utterance]:
                 for utterance in utterances_of(sentence):
                     seen.setdefault(utterance.text, utterance)
     return list(seen.values())
+
+
+def read_books(paths: Iterable[Path]) -> list[str]:
+    """The texts of files and of all .txt files in folders.  Raises ConfigError naming the path."""
+    files = [f for p in paths for f in (sorted(p.glob("*.txt")) if p.is_dir() else [p])]
+    if not files:
+        raise ConfigError("--text: no .txt file there")
+    try:
+        return [f.read_text(encoding="utf-8", errors="replace") for f in files]
+    except OSError as e:
+        raise ConfigError(f"--text: {e.filename}: {e.strerror}") from e

@@ -64,7 +64,7 @@ def add_decoding_options(parser: argparse.ArgumentParser, *, several_chunks: boo
         "--lm-weight",
         type=_finite,
         metavar="W",
-        help="weight of the language model (default: 0.5 with --lm, else the bundle's is not used)",
+        help="weight of the language model, 0 for none (default: 0.5 with --lm, else the bundle's)",
     )
     group.add_argument(
         "--hotword",
@@ -172,13 +172,26 @@ def _decoder(args: argparse.Namespace, bundle: Path) -> DecoderConfig:
         return GreedyConfig()
     beam = args.beam or max(DEFAULT_BEAM, nbest)
     config = BeamConfig(beam=beam, hotwords=tuple(hotwords), nbest=nbest, lm=args.lm)
+    if args.lm is None and args.lm_weight != 0:
+        config = replace(config, **_bundled_lm(bundle, wanted=args.lm_weight is not None))
     if args.lm_weight is not None:
         config = replace(config, lm_weight=args.lm_weight)
-    if args.lm_weight and not args.lm:
-        from edge_runtime.bundle import Bundle
-
-        path = Bundle.open(bundle).lm_file()
-        if path is None:
-            raise ConfigError(f"{bundle} has no language model: give one with --lm FILE")
-        config = replace(config, lm=str(path))
     return config
+
+
+def _bundled_lm(path: Path, *, wanted: bool) -> dict[str, Any]:
+    """The bundle's language model as fields of a BeamConfig; `wanted`: it was asked for."""
+    from importlib.util import find_spec
+
+    from edge_runtime.bundle import Bundle
+
+    settings = Bundle.open(path).decoding()
+    if not settings and wanted:
+        raise ConfigError(f"{path} has no language model: give one with --lm FILE")
+    if settings and not wanted and find_spec("kenlm") is None:
+        sys.stderr.write(
+            "note: searching without the bundle's language model, which needs "
+            "pip install 'vitconformer[lm]'\n"
+        )
+        return {}
+    return settings

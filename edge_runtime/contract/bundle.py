@@ -26,6 +26,7 @@ TOKENS_NAME = "tokens.txt"
 MAX_MANIFEST_BYTES = 1 << 20  # a real one is about 4 KiB; parsing must not be a way to fill memory
 FRONTENDS = ("knf_nemo", "nemo_exact")
 FRAME_MS = 10  # feature frame shift of every frontend
+DECODING = ("lm_weight", "word_bonus")  # of `edge_runtime.decoding.BeamConfig`
 MAX_CHUNK_FRAMES = 6000  # one minute: beyond it nothing streams, and buffers are sized from it
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -69,6 +70,7 @@ class Manifest:
     training_data: Mapping[str, Any] = field(default_factory=dict)
     confidence: str | None = None  # file name of the confidence map
     lm: str | None = None  # file name of the language model
+    decoding: Mapping[str, float] = field(default_factory=dict)  # tuned for it: DECODING's fields
     extra: Mapping[str, Any] = field(default_factory=dict)  # fields of later versions, kept
 
     def __post_init__(self) -> None:
@@ -147,7 +149,16 @@ _REQUIRED = (
     "precisions",
     "files",
 )
-_OPTIONAL = ("parent", "runtime", "metrics", "licence", "training_data", "confidence", "lm")
+_OPTIONAL = (
+    "parent",
+    "runtime",
+    "metrics",
+    "licence",
+    "training_data",
+    "confidence",
+    "lm",
+    "decoding",
+)
 
 
 def _load_object(data: bytes, file: str) -> dict[str, Any]:
@@ -260,6 +271,12 @@ def _check(m: Manifest) -> None:
             name,
             "an object of texts",
         )
+    need(
+        isinstance(m.decoding, Mapping)
+        and all(k in DECODING and _is_finite(v) for k, v in m.decoding.items()),
+        "decoding",
+        f"an object of finite numbers, named {' or '.join(DECODING)}",
+    )
     for name in ("confidence", "lm"):
         file = getattr(m, name)
         need(file is None or matches(file, _FILE), name, "a plain file name or null")
@@ -280,6 +297,11 @@ def _check(m: Manifest) -> None:
                 raise BundleError(
                     f"lacks {str(needed)[:80]!r}", file=MANIFEST_NAME, field="files", remedy=_REMEDY
                 )
+
+
+def _is_finite(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and abs(value) < 1e6
 
 
 def _is_timestamp(value: Any) -> bool:

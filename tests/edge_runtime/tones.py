@@ -19,8 +19,8 @@ RATE = 16_000
 WORD_S, GAP_S = 0.4, 0.24
 
 
-def write_tone_bundle(path: Path) -> Bundle:
-    """A bundle of one chunk size, 160 ms."""
+def write_tone_bundle(path: Path, *, lm: str | None = None) -> Bundle:
+    """A bundle of one chunk size, 160 ms; `lm` is ARPA text."""
     manifest = Manifest(
         name="tones",
         version="1.0",
@@ -35,10 +35,15 @@ def write_tone_bundle(path: Path) -> Bundle:
         licence="Apache-2.0",
         training_data={"sounds": "none"},
         runtime={"onnxruntime": ">=1.17"},
+        lm=None if lm is None else "lm.arpa",
+        decoding={} if lm is None else {"lm_weight": 0.25, "word_bonus": 2.0},
     )
     tokens = models.write_tokens(path.parent / "tokens.txt", models.NEMO_TOKENS)
     model = models.nemo_model().SerializeToString()
-    return write_bundle(path, manifest, {"encoder.onnx": model, "tokens.txt": tokens})
+    files: dict[str, Path | bytes] = {"encoder.onnx": model, "tokens.txt": tokens}
+    if lm is not None:
+        files["lm.arpa"] = lm.encode()
+    return write_bundle(path, manifest, files)
 
 
 def say(text: str, *, lead_s: float = 0.3, tail_s: float = 0.5) -> NDArray[np.float32]:

@@ -31,6 +31,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--confidence", type=Path, help="confidence.json of `vitconformer confidence`"
     )
+    parser.add_argument("--lm", type=Path, help="language model of `vitconformer lm`")
+    parser.add_argument("--decoding", type=Path, help="its weights, by `vitconformer tune`")
     parser.add_argument("--card", type=Path, help="model card to include")
     parser.add_argument("--facts", type=Path, help="JSON object with `metrics` and `training_data`")
     parser.add_argument(
@@ -48,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from edge_runtime.contract.bundle import TOKENS_NAME
+    from edge_runtime.contract.bundle import DECODING, TOKENS_NAME
     from edge_runtime.errors import ConfigError
     from training.bundle import CHUNKS_MS, Release, export_bundle
 
@@ -64,10 +66,12 @@ def run(args: argparse.Namespace) -> int:
             version=args.version,
             release_counter=args.release,
             default_chunk_ms=args.chunk_ms,
-            **_facts(args.facts),
+            **_json_object(args.facts, "metrics", "training_data", "licence"),
+            decoding=_json_object(args.decoding, *DECODING),
         ),
         half=args.weights == "float16",
         confidence=args.confidence,
+        lm=args.lm,
         card=args.card,
         weights_out=args.checkpoint_out,
     )
@@ -75,15 +79,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _facts(path: Path | None) -> dict[str, Any]:
+def _json_object(path: Path | None, *fields: str) -> dict[str, Any]:
+    """The object in a file, which may hold these fields and no others; {} without a file."""
     from edge_runtime.errors import ConfigError
 
     if path is None:
         return {}
     try:
-        facts = json.loads(path.read_text("utf-8"))
+        found = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"--facts {path}: {error}") from error
-    if not isinstance(facts, dict) or set(facts) - {"metrics", "training_data", "licence"}:
-        raise ConfigError(f"--facts {path}: an object with metrics, training_data, licence")
-    return facts
+        raise ConfigError(f"{path}: {error}") from error
+    if not isinstance(found, dict) or set(found) - set(fields):
+        raise ConfigError(f"{path}: expected an object of {', '.join(fields)}")
+    return found

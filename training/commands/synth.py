@@ -62,13 +62,13 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from training.synth import Settings, synthesise
-    from training.text import split_of, utterances
+    from training.text import read_books, split_of, utterances
     from training.voices import select
 
     if (args.hours or args.utterances) <= 0 or args.jobs < 1:
         raise ConfigError("--hours, --utterances and --jobs must be positive")
     voices = select(_names(args.voices), exclude=_names(args.exclude_voices))
-    spoken = utterances(_books(args.text))
+    spoken = utterances(read_books(args.text))
     for split in _SPLITS if args.split == "all" else (args.split,):
         whole = args.split != "all"
         settings = Settings(
@@ -102,13 +102,3 @@ def run(args: argparse.Namespace) -> int:
 
 def _names(listed: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in listed.split(",") if name.strip())
-
-
-def _books(paths: list[Path]) -> list[str]:
-    files = [f for p in paths for f in (sorted(p.glob("*.txt")) if p.is_dir() else [p])]
-    if not files:
-        raise ConfigError("--text: no .txt file there")
-    try:
-        return [f.read_text(encoding="utf-8", errors="replace") for f in files]
-    except OSError as e:
-        raise ConfigError(f"--text: {e.filename}: {e.strerror}") from e

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,12 +14,19 @@ from edge_runtime.commands import options
 from edge_runtime.decoding import BeamConfig, GreedyConfig
 from edge_runtime.errors import ConfigError
 from edge_runtime.recognizer import Recognizer
+from tests.edge_runtime.decoding.arpa import write_arpa
 from tests.edge_runtime.tones import write_tone_bundle
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tone_bundle(tmp_path_factory.mktemp("options") / "bundle").path
+
+
+@pytest.fixture(scope="module")
+def lm_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lm")
+    return write_tone_bundle(folder / "bundle", lm=write_arpa(folder).read_text()).path
 
 
 def parse(*argv: str) -> argparse.Namespace:
@@ -27,11 +36,14 @@ def parse(*argv: str) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def decoder(*argv: str) -> GreedyConfig | BeamConfig:
-    return options._decoder(parse(*argv), Path("bundle"))
+@pytest.fixture
+def decoder(bundle: Path) -> Callable[..., GreedyConfig | BeamConfig]:
+    return lambda *argv: options._decoder(parse(*argv), bundle)
 
 
-def test_the_search_is_greedy_until_an_option_needs_a_beam(tmp_path: Path) -> None:
+def test_the_search_is_greedy_until_an_option_needs_a_beam(
+    decoder: Callable[..., GreedyConfig | BeamConfig], tmp_path: Path
+) -> None:
     (tmp_path / "words.txt").write_text("# names\nada lovelace:3 # the first\n\nalan\n")
     assert decoder() == GreedyConfig()
     assert decoder("--beam", "4") == BeamConfig(beam=4)
@@ -42,12 +54,38 @@ def test_the_search_is_greedy_until_an_option_needs_a_beam(tmp_path: Path) -> No
     )
 
 
-def test_a_language_model_is_a_file_or_the_bundles(tmp_path: Path) -> None:
+def test_a_language_model_is_a_file(
+    decoder: Callable[..., GreedyConfig | BeamConfig],
+) -> None:
     assert decoder("--lm", "en.arpa") == BeamConfig(lm="en.arpa")
     assert decoder("--lm", "en.arpa", "--lm-weight", "0.3") == BeamConfig(
         lm="en.arpa", lm_weight=0.3
     )
     assert decoder("--lm-weight", "0") == GreedyConfig()
+
+
+def test_a_search_takes_the_bundles_language_model_as_it_was_tuned(lm_bundle: Path) -> None:
+    pytest.importorskip("kenlm")
+    lm = str(lm_bundle / "lm.arpa")
+
+    def found(*argv: str) -> GreedyConfig | BeamConfig:
+        return options._decoder(parse(*argv), lm_bundle)
+
+    tuned = BeamConfig(beam=4, lm=lm, lm_weight=0.25, word_bonus=2.0)
+    assert found() == GreedyConfig()
+    assert found("--beam", "4") == tuned
+    assert found("--beam", "4", "--lm-weight", "0.9") == replace(tuned, lm_weight=0.9)
+    assert found("--beam", "4", "--lm-weight", "0") == BeamConfig(beam=4, lm_weight=0)
+    assert found("--beam", "4", "--lm", "mine.arpa") == BeamConfig(beam=4, lm="mine.arpa")
+    assert Recognizer.open(lm_bundle, decoder=tuned).stream().finish()
+
+
+def test_without_kenlm_the_bundles_language_model_is_left_out_and_that_is_said(
+    lm_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert options._decoder(parse("--beam", "4"), lm_bundle) == BeamConfig(beam=4)
+    assert "pip install 'vitconformer[lm]'" in capsys.readouterr().err
 
 
 def test_a_byte_order_mark_is_no_part_of_a_phrase(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ FIELDS: dict[str, Any] = {
     "training_data": {"sources": ["synthetic"]},
     "confidence": None,
     "lm": None,
+    "decoding": {"lm_weight": 0.4, "word_bonus": 1},
 }
 
 
@@ -51,6 +52,14 @@ def test_fields_of_later_versions_are_kept() -> None:
     manifest = Manifest.from_json(encode(signature={"key": "k1"}))
     assert manifest.extra == {"signature": {"key": "k1"}}
     assert json.loads(manifest.to_json())["signature"] == {"key": "k1"}
+
+
+@pytest.mark.parametrize(
+    "decoding", [{"beam": 4}, {"lm_weight": "0.4"}, {"lm_weight": True}, {"word_bonus": 1e300}, []]
+)
+def test_decoding_settings_are_known_finite_numbers(decoding: Any) -> None:
+    with pytest.raises(BundleError, match=r"decoding: .*lm_weight or word_bonus"):
+        Manifest.from_json(encode(decoding=decoding))
 
 
 @pytest.mark.parametrize("version", [0, 2, "1", True, None, 1.5])

@@ -1,0 +1,54 @@
+"""Tuning ends at the best weights along both axes, and asks for nothing twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from edge_runtime.decoding import BeamConfig
+from tests.edge_runtime.tones import say, write_tone_bundle
+from training.manifest import Utterance
+from training.ngram import estimate
+from training.tune import LM_WEIGHTS, WORD_BONUSES, Weights, errors, score, search, tune
+
+
+def test_the_search_finds_the_bottom_of_a_bowl_and_measures_nothing_twice() -> None:
+    asked: list[Weights] = []
+
+    def rate(weights: Weights) -> float:
+        asked.append(weights)
+        lm, bonus = weights
+        return (lm - 0.6) ** 2 + 0.1 * (bonus + 0.5) ** 2 + 0.1 * lm * bonus
+
+    best, tried = search(rate, (0.4, 1.0))
+    assert len(asked) == len(set(asked)) < len(LM_WEIGHTS) * len(WORD_BONUSES)
+    assert tried[best] == min(tried.values())
+    for weight in LM_WEIGHTS:
+        assert rate((weight, best[1])) >= tried[best]
+    for bonus in WORD_BONUSES:
+        assert rate((best[0], bonus)) >= tried[best]
+
+
+def test_where_nothing_matters_the_start_stays() -> None:
+    assert search(lambda _: 0.5, (0.4, 1.0))[0] == (0.4, 1.0)
+
+
+def test_a_bundle_is_tuned_by_what_its_search_gets_wrong(tmp_path: Path) -> None:
+    pytest.importorskip("kenlm")
+    words = ["t20", "t35", "t50"]
+    model = estimate([" ".join(words)] * 5, 2)
+    model.write(tmp_path / "lm.arpa")
+    bundle = write_tone_bundle(tmp_path / "bundle", lm=(tmp_path / "lm.arpa").read_text())
+    soundfile.write(tmp_path / "a.wav", say(" ".join(words)), 16_000)
+    spoken = Utterance(audio_filepath=tmp_path / "a.wav", duration=2.0, text=" ".join(words))
+    asked: dict[Weights, float] = {}
+    best, tried = tune(bundle.path, {"set": [spoken]}, progress=asked.__setitem__)
+    assert asked == tried and tried[best] == 0.0
+    scored, vocabulary = score(bundle, [spoken]), bundle.vocabulary()
+    untuned = BeamConfig(**bundle.decoding())
+    tuned = replace(untuned, lm_weight=best[0], word_bonus=best[1])
+    assert errors(scored, vocabulary, untuned).errors > 0
+    assert errors(scored, vocabulary, tuned).errors == 0

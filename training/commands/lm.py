@@ -1,0 +1,54 @@
+"""`vitconformer lm`: a pruned word n-gram model from books, for the beam search."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+NAME = "lm"
+HELP = "estimate a language model from books, without any sentence kept for evaluation"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--text", type=Path, nargs="+", required=True, metavar="PATH",
+        help="plain text files, or folders of .txt files, as for `vitconformer synth`",
+    )  # fmt: skip
+    parser.add_argument(
+        "--manifest", type=Path, nargs="+", default=[], metavar="FILE",
+        help="JSON lines whose texts are learnt too, each as often as it stands there",
+    )  # fmt: skip
+    parser.add_argument(
+        "--exclude", type=Path, nargs="+", default=[], metavar="FILE",
+        help="JSON lines whose texts must not be learnt",
+    )  # fmt: skip
+    parser.add_argument("--order", type=int, default=3, metavar="N", help="default: 3")
+    parser.add_argument(
+        "--prune", type=float, default=6e-6, metavar="X",
+        help="drop n-grams that are worth less than X nats per word of the text (default: 6e-6)",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="ARPA file")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Estimate, prune and write; development sentences of the books say how good it is."""
+    from training.manifest import read_manifest
+    from training.ngram import estimate
+    from training.text import read_books, split_of, utterances
+
+    excluded = {u.text for path in args.exclude for u in read_manifest(path)}
+    splits: dict[str, list[str]] = {"train": [], "dev": [], "test": []}
+    for utterance in utterances(read_books(args.text)):
+        if utterance.text not in excluded:
+            splits[split_of(utterance.text)].append(utterance.text)
+    more = [u.text for path in args.manifest for u in read_manifest(path)]
+    whole = estimate(splits["train"] + [text for text in more if text not in excluded], args.order)
+    model = whole.pruned(args.prune)
+    model.write(args.out)
+    print(
+        f"{args.out}: {model.size} n-grams of {whole.size}, "
+        f"{args.out.stat().st_size / 1e6:.1f} MB; perplexity of {len(splits['dev'])} development "
+        f"sentences {model.perplexity(splits['dev']):.0f}, {whole.perplexity(splits['dev']):.0f} "
+        "before pruning"
+    )
+    return 0

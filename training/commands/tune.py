@@ -1,0 +1,43 @@
+"""`vitconformer tune`: weigh a language model against the acoustics on development data."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+NAME = "tune"
+HELP = "find the weights of a language model on development data"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bundle", required=True, type=Path, help="bundle that is searched")
+    parser.add_argument("--lm", type=Path, help="ARPA file or KenLM binary [the bundle's own]")
+    parser.add_argument(
+        "--manifest", required=True, nargs="+", type=Path,
+        help="JSONL of utterances that the model was not trained on; each file counts alike",
+    )  # fmt: skip
+    parser.add_argument("--limit", type=int, help="only the first N utterances of each manifest")
+    parser.add_argument("--beam", type=int, default=8, help="hypotheses [8]")
+    parser.add_argument("--out", required=True, type=Path, help="JSON file of weights to write")
+
+
+def run(args: argparse.Namespace) -> int:
+    import json
+    import sys
+
+    from edge_runtime.bundle import Bundle
+    from edge_runtime.errors import ConfigError
+    from training.manifest import read_manifest, write_atomically
+    from training.tune import Weights, tune
+
+    if args.lm is None and not Bundle.open(args.bundle).decoding():
+        raise ConfigError(f"{args.bundle} has no language model: give one with --lm FILE")
+
+    def progress(weights: Weights, rate: float) -> None:
+        sys.stderr.write(f"lm_weight {weights[0]:g} word_bonus {weights[1]:g}: WER {rate:.2%}\n")
+
+    sets = {str(path): read_manifest(path)[: args.limit] for path in args.manifest}
+    (weight, bonus), tried = tune(args.bundle, sets, lm=args.lm, beam=args.beam, progress=progress)
+    write_atomically(args.out, json.dumps({"lm_weight": weight, "word_bonus": bonus}).encode())
+    print(f"{args.out}: lm_weight {weight:g}, word_bonus {bonus:g}: WER {tried[weight, bonus]:.2%}")
+    return 0
