@@ -2,10 +2,11 @@
 
 Errors are pooled over a set: substitutions, deletions and insertions per reference word, over
 lower-case words without punctuation. Chunked rates are the recogniser's, as devices run it:
-features, endpointing and tail flush included, all finals of a file joined. `offline` is the
-checkpoint in torch seeing the whole utterance at once, greedy. pocketsphinx is the release in the
-record with the English model and settings it brings, given each file whole, its text reduced to
-a-z, apostrophe and space; its recognition runs once per file and is remembered.
+features, endpointing and tail flush included, all finals of a file joined; "+ LM" is the beam
+search with the bundle's language model. `offline` is the checkpoint in torch seeing the whole
+utterance at once, greedy. pocketsphinx is the release in the record with the English model and
+settings it brings, given each file whole, its text reduced to a-z, apostrophe and space; its
+recognition runs once per file and is remembered.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import numpy as np
 
 from benchmarks import measure
 from benchmarks.measure import Samples, Table
+from edge_runtime.bundle import Bundle
 
 if TYPE_CHECKING:
     from training.evaluate import Report
@@ -50,12 +52,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     results = {}
     for name, utterances in measure.manifests(args.manifest, args.limit).items():
         systems = {}
+        beam = f"beam {args.beam}" + (" + LM" if Bundle.open(args.bundle).decoding() else "")
         for chunk_ms in CHUNKS_MS:
-            for decoder, beam in (("greedy", 0), (f"beam {args.beam}", args.beam)):
-                if decoder == "greedy" or beam:
+            for decoder, hypotheses in (("greedy", 0), (beam, args.beam)):
+                if decoder == "greedy" or hypotheses:
                     measure.say(f"{name}: {chunk_ms} ms, {decoder}")
                     systems[f"{chunk_ms} ms, {decoder}"] = measured(
-                        args.bundle, utterances, chunk_ms, beam
+                        args.bundle, utterances, chunk_ms, hypotheses
                     )
         if args.checkpoint.is_file():
             measure.say(f"{name}: offline")
@@ -96,7 +99,6 @@ def summary(report: Report) -> dict[str, Any]:
 
 def offline(checkpoint: Path, bundle: Path, utterances: Sequence[Utterance]) -> Report:
     """Whole utterances at once; the bundle says what its tokens spell."""
-    from edge_runtime.bundle import Bundle
     from training.checkpoint import load_encoder
     from training.evaluate import Report, Result, decode_features, greedy_ids, load_features
 

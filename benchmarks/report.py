@@ -20,8 +20,8 @@ from typing import Any
 
 from benchmarks.measure import RESULTS, ROOT, Table, markdown, say
 
-ORDER = ("parity", "sherpa", "gemm", "overhead", "batch", "memory", "accuracy", "latency",
-         "confidence")  # fmt: skip
+ORDER = ("parity", "sherpa", "gemm", "overhead", "batch", "memory", "accuracy", "robustness",
+         "latency", "confidence")  # fmt: skip
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 SEEN, HELD_OUT, REAL = "seen-voices", "held-out-voices", "reader-5652"  # names of test sets
 
@@ -93,12 +93,37 @@ def _cold_start(results: Results) -> Finding:
     return f"{cpu_s:.2f} s", cpu_s < 1
 
 
-def _wer(name: str, most: float | None) -> Callable[[Results], Finding]:
+def _wer(name: str, most: float) -> Callable[[Results], Finding]:
     def find(results: Results) -> Finding:
         wer = results[name]["systems"]["320 ms, greedy"]["wer"]
-        return f"{wer:.1%}", None if most is None else wer <= most
+        return f"{wer:.1%}", wer <= most
 
     return find
+
+
+def _real_greedy_and_beam(results: Results) -> Finding:
+    systems = results[REAL]["systems"]
+    greedy = systems["320 ms, greedy"]["wer"]
+    searched = [found["wer"] for name, found in systems.items() if "320 ms, beam" in name]
+    beam = f"{searched[0]:.1%}" if searched else "not measured"
+    return f"{greedy:.1%} / {beam}", greedy <= 0.45 and bool(searched) and searched[0] <= 0.35
+
+
+def _shortest_chunk(results: Results) -> Finding:
+    systems = results[REAL]["systems"]
+    ratio = systems["80 ms, greedy"]["wer"] / systems["offline, greedy"]["wer"]
+    return f"{ratio:.2f}", ratio <= 1.3
+
+
+def _babble(results: Results) -> Finding:
+    found = {n: s["babble 10 dB"] / s["as recorded"] for n, s in results["sets"].items()}
+    text = ", ".join(f"{ratio:.2f} {name}" for name, ratio in found.items())
+    return text, max(found.values()) <= 2
+
+
+def _nothing(results: Results) -> Finding:
+    rate = results["nothing"]["words_per_minute"]
+    return f"{rate:.2f}", rate <= 0.5
 
 
 def _real_speech(results: Results) -> Finding:
@@ -125,7 +150,8 @@ def _latency(field: str) -> Callable[[Results], Finding]:
 def _confidence(name: str) -> Callable[[Results], Finding]:
     def find(results: Results) -> Finding:
         found = results[name]
-        return f"{found['auroc']:.3f} / {found['nce']:.3f} / {found['ece']:.3f}", None
+        met = found["auroc"] >= 0.85 and found["nce"] >= 0.25 and found["ece"] <= 0.05
+        return f"{found['auroc']:.3f} / {found['nce']:.3f} / {found['ece']:.3f}", met
 
     return find
 
@@ -186,9 +212,33 @@ TARGETS = (
     ),
     Target(
         what="WER at 320 ms, greedy: unseen sentences, voices held out of the training",
-        aim="",
+        aim="≤ 10 %",
         benchmark="accuracy",
-        find=_wer(HELD_OUT, None),
+        find=_wer(HELD_OUT, 0.10),
+    ),
+    Target(
+        what="WER on real speech at 320 ms, greedy / beam search with the language model",
+        aim="≤ 45 % / ≤ 35 %",
+        benchmark="accuracy",
+        find=_real_greedy_and_beam,
+    ),
+    Target(
+        what="WER on real speech, 80 ms / offline",
+        aim="≤ 1.3",
+        benchmark="accuracy",
+        find=_shortest_chunk,
+    ),
+    Target(
+        what="WER with babble at 10 dB / as recorded",
+        aim="≤ 2",
+        benchmark="robustness",
+        find=_babble,
+    ),
+    Target(
+        what="words per minute of noise and silence",
+        aim="≤ 0.5",
+        benchmark="robustness",
+        find=_nothing,
     ),
     Target(
         what="WER on real speech (LibriSpeech reader 5652) at 80 / 160 / 320 / 640 ms / offline; "
@@ -212,7 +262,7 @@ TARGETS = (
     *(
         Target(
             what=f"word confidence at 320 ms, {name}: AUROC / NCE / ECE",
-            aim="",
+            aim="≥ 0.85 / ≥ 0.25 / ≤ 0.05",
             benchmark="confidence",
             find=_confidence(name),
         )

@@ -18,7 +18,11 @@ from pathlib import Path
 from benchmarks import measure, report
 from benchmarks.measure import RESULTS
 
-WITH_MANIFESTS = ("accuracy", "confidence")  # the others measure speed, on the sample clips
+WITH_MANIFESTS = (
+    "accuracy",
+    "robustness",
+    "confidence",
+)  # the others measure speed, on the sample clips
 WITH_CHECKPOINT = ("parity", "accuracy")
 
 
@@ -29,7 +33,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=report.ORDER, help="these (default: all)")
     parser.add_argument("--bundle", type=measure.absolute, metavar="DIR")
     measure.add_checkpoint_option(parser, default=None)
-    measure.add_manifest_option(parser, default="for accuracy and confidence")
+    measure.add_manifest_option(parser, default="for accuracy, robustness and confidence")
     args = parser.parse_args()
     failed = []
     for name in args.only or report.ORDER:
