@@ -31,6 +31,9 @@ DEBIAN_MIC := g++ libportaudio2 portaudio19-dev libasound2-plugins
 DEBIAN_DEV := $(DEBIAN_MIC) flite festival festvox-us-slt-hts festvox-kallpc16k festvox-kdlpc16k \
 	espeak-ng alsa-utils libsndfile1 cmake
 
+# Free voices that Debian keeps in non-free, because nobody has what they were trained from.
+DEBIAN_VOICES := rhvoice rhvoice-english libttspico-utils
+
 # $(call debian,PACKAGES): installs what is missing when root, else says what to install.
 define debian
 	@if ! command -v dpkg-query >/dev/null; then \
@@ -58,7 +61,7 @@ define install_torch
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install $(TORCH)
 endef
 
-.PHONY: help run listen test check fix bench results lock clean
+.PHONY: help run listen test check fix bench results voices bundle lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -92,6 +95,20 @@ bench: $(STAMPS)/dev ## Measure on this machine; ARGS='--only sherpa' chooses wh
 
 results: $(STAMPS)/dev ## Write docs/results.md and the README's table from benchmarks/results/
 	@$(BIN)/python benchmarks/report.py
+
+# Installed from a list of package sources of our own: the machine's stays as it is.
+voices: ## Install the synthesiser voices that `make bundle` needs beyond those of `make test`
+	@if dpkg-query -W $(DEBIAN_VOICES) >/dev/null 2>&1; then exit 0; fi; \
+	[ "$$(id -u)" = 0 ] || { echo "Missing, from Debian's non-free: sudo make voices" >&2; exit 1; }; \
+	lists=$$(mktemp -d); chmod 755 $$lists; . /etc/os-release; mkdir -p $$lists/lists/partial; \
+	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $$VERSION_CODENAME main non-free" > $$lists/sources.list; \
+	apt="apt-get -qq -o Dir::Etc::SourceList=$$lists/sources.list -o Dir::Etc::SourceParts=- -o Dir::State::Lists=$$lists/lists"; \
+	$$apt update && DEBIAN_FRONTEND=noninteractive $$apt install -y --no-install-recommends $(DEBIAN_VOICES) >/dev/null; \
+	status=$$?; rm -rf $$lists; exit $$status
+
+bundle: $(STAMPS)/dev voices ## Train and write bundles/en-demo from BOOKS=folder [REAL=folder]: hours
+	@test -n "$(BOOKS)" || { echo "Name a folder of plain text: make bundle BOOKS=books" >&2; exit 2; }
+	@PATH="$(abspath $(BIN)):$$PATH" training/recipes/demo.sh "$(BOOKS)" "$(REAL)"
 
 # A device has no compiler, so its locks take wheels only.
 # `torch; never` keeps torch and its CUDA packages out of the lock; `make test` installs it apart.
@@ -146,4 +163,5 @@ ifneq ($(DEV_LOCK),)
 else
 	@$(PIP) install -c constraints/pins.in -e '.[edge,mic,lm,train,dev]'
 endif
+	@$(MAKE) -s voices || echo "Going on without: the tests of these voices will be skipped"
 	@touch $(STAMPS)/edge $(STAMPS)/mic $@
