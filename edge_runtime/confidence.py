@@ -22,7 +22,6 @@ are missing; `deletion_score` looks for those where blanks were emitted over spe
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -36,14 +35,17 @@ from numpy.typing import NDArray
 from edge_runtime.decoding import Token
 from edge_runtime.errors import BundleError, BundleIncompatible
 from edge_runtime.events import Word
+from edge_runtime.frame_stats import (
+    ALPHA,
+    FLOOR,
+    LOG_BLANK,
+    POWER_SUM,
+    FrameStats,
+    greatest_entropy,
+    power_sums,
+)
 
 Array = NDArray[np.float32]
-
-ALPHA = 1 / 3
-FLOOR = -30.0  # least log-probability that is kept, so that all statistics are finite
-# The numbers kept of a frame: sum(p^alpha), and log-probabilities: of the blank, of the best token
-# and of the next best token.
-POWER_SUM, LOG_BLANK, LOG_BEST, LOG_NEXT = range(4)
 
 SCHEMA_VERSION = 1
 CLIP = 4.0  # standard deviations; beyond what was seen when fitting a map must not extrapolate
@@ -52,8 +54,8 @@ _REMEDY = "fit the confidence map again and write a new bundle"
 
 def tsallis(logprobs: Array, *, linear: bool = False) -> Array:
     """Confidence of every frame in the `exp` or `linear` norm: [T', V] -> [T'], 0..1."""
-    entropy = (_power_sum(logprobs) - 1) * np.float32(1 / (1 - ALPHA))
-    greatest = _greatest_entropy(logprobs.shape[1])
+    entropy = (power_sums(logprobs) - 1) * np.float32(1 / (1 - ALPHA))
+    greatest = greatest_entropy(logprobs.shape[1])
     if linear:
         norm = 1 - entropy / np.float32(greatest)
     else:
@@ -62,109 +64,8 @@ def tsallis(logprobs: Array, *, linear: bool = False) -> Array:
     return np.asarray(np.maximum(norm, 0), np.float32)
 
 
-def _power_sum(logprobs: Array) -> Array:
-    """sum(p^alpha): [T', V] -> [T']; at least 1, because alpha < 1."""
-    powers = np.multiply(logprobs, np.float32(ALPHA))
-    np.exp(powers, out=powers)
-    # A product with ones is the fastest sum over short rows.
-    return np.maximum(powers @ _ones(logprobs.shape[1]), np.float32(1))
-
-
 def _entropy(power_sum: float) -> float:
     return (power_sum - 1) * (1 / (1 - ALPHA))
-
-
-def _greatest_entropy(vocabulary: int) -> float:
-    return (math.pow(vocabulary, 1 - ALPHA) - 1) / (1 - ALPHA)
-
-
-@functools.cache
-def _ones(size: int) -> Array:
-    return np.ones(size, np.float32)
-
-
-def frame_stats(logprobs: Array) -> list[list[float]]:
-    """What is kept of every frame: [T', V] with the blank last -> T' x 4, finite."""
-    others = logprobs[:, :-1].copy()  # (T', V) -> (T', V - 1)
-    if others.shape[1] == 1:  # the only token has no rival
-        others = np.insert(others, 0, FLOOR, axis=1)
-    others.partition(-2, axis=1)  # the two greatest come last
-    powers = np.multiply(logprobs, np.float32(ALPHA))
-    np.exp(powers, out=powers)
-    # A product with ones would be faster in a loop, but enters a library that is cold here.
-    power_sums: list[float] = np.add.reduce(powers, axis=1).tolist()
-    blanks: list[float] = logprobs[:, -1].tolist()
-    tops: list[list[float]] = others[:, -2:].tolist()
-    return [
-        [
-            power_sum if power_sum > 1.0 else 1.0,
-            blank if blank > FLOOR else FLOOR,
-            best if best > FLOOR else FLOOR,
-            following if following > FLOOR else FLOOR,
-        ]
-        for power_sum, blank, (following, best) in zip(power_sums, blanks, tops, strict=True)
-    ]
-
-
-class FrameStats:
-    """The statistics of a stream's recent frames, by absolute frame; memory is bounded.
-
-    Rows are lists of floats: a word has a handful of frames, and on so few numbers Python is
-    several times faster than numpy.
-
-    They are computed when somebody asks, or for `_AT_ONCE` frames together.  Right after the graph
-    has run the caches are cold and a call of numpy costs several times what it costs in a loop, and
-    most blocks bring no word that would need them.
-    """
-
-    _AT_ONCE = 64  # frames
-
-    def __init__(self, *, limit: int = 4096) -> None:
-        """`limit`: frames kept at least, more than the longest utterance has."""
-        self._limit = limit
-        self.greatest_entropy = 1.0  # known from the first block on
-        self.reset()
-
-    def reset(self) -> None:
-        """A fresh stream: frame 0."""
-        self._rows: list[list[float]] = []
-        self._computed = 0  # frames that _rows ends before
-        self._waiting: list[Array] = []  # blocks from there on
-        self.end = 0  # frames seen
-
-    @property
-    def first(self) -> int:
-        """The oldest frame that is kept."""
-        return self._computed - len(self._rows)
-
-    def push(self, logprobs: Array) -> None:
-        """The next block, [T', V]."""
-        self._waiting.append(logprobs.copy())  # the caller's buffer is the graph's
-        self.end += len(logprobs)
-        if self.end - self._computed >= self._AT_ONCE:
-            self._compute()
-
-    def _compute(self) -> None:
-        if not self._waiting:
-            return
-        logprobs = self._waiting[0] if len(self._waiting) == 1 else np.concatenate(self._waiting)
-        self._waiting.clear()
-        self.greatest_entropy = _greatest_entropy(logprobs.shape[1])
-        self._rows += frame_stats(logprobs)
-        self._computed = self.end
-        if len(self._rows) >= 2 * self._limit:
-            del self._rows[: -self._limit]
-
-    def drop(self, before: int) -> None:
-        """Forgets the frames before `before`: an utterance ended there."""
-        self._compute()
-        del self._rows[: max(before - self.first, 0)]
-
-    def rows(self, first: int, stop: int) -> list[list[float]]:
-        """The frames of [first, stop) that are kept, four numbers each."""
-        self._compute()
-        base = self.first
-        return self._rows[max(first - base, 0) : max(stop - base, 0)]
 
 
 class WordFeatures(NamedTuple):
@@ -205,7 +106,7 @@ def word_features(
     # One plain loop: words are built for every partial, and this is most of what they cost.
     power_total = power_most = certainty = log_total = margin_total = 0.0
     log_least, margin_least = 0.0, 1.0
-    for power_sum, blank, best, following in rows:
+    for power_sum, blank, best, following, _ in rows:
         power_total += power_sum
         if power_sum > power_most:
             power_most = power_sum

@@ -46,6 +46,7 @@ class Output:
     row: int
     logprobs: NDArray[np.float32]  # [T', V] view, valid until the session's next step
     first_frame: int  # index of logprobs[0] among all output frames of the row's stream
+    stats: list[list[float]] | None = None  # T' x 5, see `edge_runtime.frame_stats`
 
 
 class Engine:
@@ -266,7 +267,8 @@ class Session:
             if count:
                 target = binding.features[i]  # [80, T]
                 target[:, :count] = row.pending[:count].T
-                target[:, count:] = 0
+                if count < self.window.size:
+                    target[:, count:] = 0
                 binding.lengths[i] = count
         logprobs = binding.run()  # [B, T', V]
         self._frames_per_window = logprobs.shape[1]
@@ -275,10 +277,15 @@ class Session:
             if not count:
                 binding.keep(i)
                 continue
-            result = logprobs[i, : self._output_frames(count)]
-            if math.isnan(result.item(result.argmax())):  # one pass, in which a NaN counts as most
+            result, stats = logprobs[i, : self._output_frames(count)], None
+            if binding.frame_stats is not None:
+                stats = binding.frame_stats[i, : len(result)].tolist()
+                broken = any(frame[0] != frame[0] for frame in stats)  # sums over all tokens
+            else:
+                broken = math.isnan(result.item(result.argmax()))  # NaN counts as most
+            if broken:
                 raise BackendError("the graph returned NaN; reset the stream")
-            outputs.append(Output(i, result, row.emitted))
+            outputs.append(Output(i, result, row.emitted, stats))
             row.emitted += len(result)
             row.pending = row.pending[self.window.shift :]
         return outputs

@@ -30,7 +30,6 @@ from numpy.typing import NDArray
 from edge_runtime.bundle import Bundle
 from edge_runtime.confidence import (
     ConfidenceMap,
-    FrameStats,
     WordConfidence,
     deletion_score,
     utterance_confidence,
@@ -41,6 +40,7 @@ from edge_runtime.endpoint import Endpoint, EndpointConfig, cut_frame, endpoint
 from edge_runtime.engine import Engine, Session
 from edge_runtime.events import Event, Final, Hypothesis, Partial, Word
 from edge_runtime.features import Frontend, checked, open_frontend
+from edge_runtime.frame_stats import FrameStats
 from edge_runtime.tokens import Vocabulary
 
 Samples = NDArray[np.float32]
@@ -209,7 +209,8 @@ class Batch:
             row.waiting = []
         while outputs := self._session.step():
             for output in outputs:
-                events[output.row] += self._rows[output.row].advance(output.logprobs)
+                row = self._rows[output.row]
+                events[output.row] += row.advance(output.logprobs, output.stats)
         return events
 
 
@@ -241,12 +242,14 @@ class _Row:
         """The stream was this long: no word may end later, although silence follows."""
         self._audio_s = seconds
 
-    def advance(self, logprobs: NDArray[np.float32]) -> list[Event]:
-        """The next block, [T', V]."""
+    def advance(
+        self, logprobs: NDArray[np.float32], stats: list[list[float]] | None = None
+    ) -> list[Event]:
+        """The next block, [T', V], and its statistics where the graph has computed them."""
         decoder = self._decoder
-        self._stats.push(logprobs)
+        self._stats.push(logprobs, stats)
         events: list[Event] = []
-        if decoder.advance(logprobs):
+        if decoder.advance(logprobs, stats):
             events.append(self._partial(decoder.tokens()))
         if self._endpoint is not None and (reason := self._endpointed(self._endpoint)):
             events += self._end(reason)

@@ -26,6 +26,8 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from edge_runtime.backends import FRAME_STATS
+from edge_runtime.frame_stats import ALPHA
 from training.config import N_MELS, PATCH_CONTEXT, PATCH_FRAMES
 from training.model import (
     FEATURE_MEAN,
@@ -145,6 +147,7 @@ class StreamingGraph(Graph):
             x = self._norm(f"{name}.norm", block.norm, x)
         logits = self._linear("head", encoder.head, x)
         self.op("LogSoftmax", self.op("Reshape", logits, logits_shape), axis=-1, out="logprobs")
+        self._frame_stats()
         # Joined first, cut once: two nodes for all layers, and fewer bytes than cutting each.
         if self.channels:
             joined = self.op("Concat", *self.channels, axis=1)  # (B, slots, left+T, 2d)
@@ -304,6 +307,24 @@ class StreamingGraph(Graph):
         h = self.op("Reshape", h, self.ints(-1, d))
         return self._linear(f"{name}.out", layer.out, h)
 
+    def _frame_stats(self) -> None:
+        """(B, T, 5): what `edge_runtime.frame_stats` makes of `logprobs`.
+
+        Here it is nearly free.  Computed by the host afterwards it costs several times as much as
+        in a loop, because a step of the graph leaves none of the host's code in the caches.
+        """
+        blank, last = self.ints(-1), self.ints(np.iinfo(np.int64).max)
+        others = self.op("Slice", "logprobs", self.ints(0), blank, blank)
+        self.nodes.append(helper.make_node("TopK", [others, self.ints(2)], ["top", "top_ids"]))
+        power = self.op(
+            "Exp", self.op("Mul", "logprobs", self.constant("alpha", ALPHA, np.float32))
+        )
+        power_sum = self.op("ReduceSum", power, blank, keepdims=1)
+        silence = self.op("Slice", "logprobs", blank, last, blank)
+        best, _ = self.split("top_ids", [1, 1], axis=-1)
+        best = self.op("Cast", best, to=TensorProto.FLOAT)
+        self.op("Concat", power_sum, silence, "top", best, axis=-1, out=FRAME_STATS)
+
 
 def contract_metadata(encoder: Encoder, *, window: int, version: str = "1") -> dict[str, str]:
     """The metadata that sherpa-onnx requires, and our own, for a window of feature frames."""
@@ -333,7 +354,7 @@ def contract_metadata(encoder: Encoder, *, window: int, version: str = "1") -> d
 def streaming_onnx(
     encoder: Encoder, metadata: Mapping[str, str], *, half: bool = False
 ) -> onnx.ModelProto:
-    """The contract graph of an encoder: five inputs and five outputs, batch and time symbolic.
+    """The contract graph of an encoder: batch and time symbolic, one output of our own at the end.
 
     With `half` matrices are stored as float16 (half the file) and still multiplied in float32.
     """
@@ -359,6 +380,7 @@ def streaming_onnx(
         value("cache_last_channel_next", TensorProto.FLOAT, channel),
         value("cache_last_time_next", TensorProto.FLOAT, time),
         value("cache_last_channel_next_len", TensorProto.INT64, ("batch",)),
+        value(FRAME_STATS, TensorProto.FLOAT, ("batch", "tokens", 5)),
     ]
     model = helper.make_model(
         helper.make_graph(
@@ -417,7 +439,8 @@ def parity(model: onnx.ModelProto, encoder: Encoder, *, seed: int = 0) -> float:
             piece = np.pad(piece, ((0, 0), (0, window - piece.shape[1]), (0, 0)))
             feeds = [piece.transpose(0, 2, 1), np.clip(lengths - start, 0, window), *state]
             names = [i.name for i in session.get_inputs()]
-            logprobs, encoded, *state = session.run(None, dict(zip(names, feeds, strict=True)))
+            results = session.run(None, dict(zip(names, feeds, strict=True)))
+            logprobs, encoded, *state = results[:5]
             token = start // PATCH_FRAMES
             for row, count in enumerate(encoded):
                 difference = logprobs[row, :count] - expected[row, token : token + count]

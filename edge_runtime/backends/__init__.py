@@ -1,11 +1,13 @@
 """Backends: whatever runs the graph of a model.
 
 The graph contract is positional (inputs: audio_signal, length, three states; outputs: logprobs,
-encoded_lengths, the three next states), so a backend needs no names. It hands out *bindings*: fixed
-shapes, buffers made once, and a state that alternates between two sets of buffers so that no cache
-is ever copied. Onnxruntime is built in; others (TensorRT) register a factory
-`(model: Path, threads: int) -> Backend` in the entry-point group `vitconformer.backends` and are
-imported only when asked for.
+encoded_lengths, the three next states), so a backend needs no names. Of further outputs one is
+used, `frame_stats` of [B, T', 5], which saves the host the work of `edge_runtime.frame_stats`.
+
+A backend hands out *bindings*: fixed shapes, buffers made once, and a state that alternates between
+two sets of buffers so that no cache is ever copied. Onnxruntime is built in; others (TensorRT)
+register a factory `(model: Path, threads: int) -> Backend` in the entry-point group
+`vitconformer.backends` and are imported only when asked for.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.errors import BackendError, ConfigError
 
+FRAME_STATS = "frame_stats"
 ENTRY_POINT_GROUP = "vitconformer.backends"
 
 Shape = tuple[int, ...]
@@ -41,6 +44,7 @@ class Binding(Protocol):
 
     features: NDArray[np.float32]  # [B, 80, T], write before run
     lengths: NDArray[np.int64]  # [B], valid frames of each row, write before run
+    frame_stats: NDArray[np.float32] | None  # [B, T', 5] of the last run, if the graph has them
 
     def run(self) -> NDArray[np.float32]:
         """One step of every row: log-probabilities [B, T', V], a view valid until the next run.

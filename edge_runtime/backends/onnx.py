@@ -5,6 +5,7 @@ What makes a step cheap:
 * IO bindings over numpy buffers allocated once: nothing is allocated or copied per step;
 * two bindings that read state A and write state B, and the other way round, run in turn, so that
   no cache is ever copied;
+* weights and arena lie in huge pages (`edge_runtime.hugepages`);
 * one thread, and no spinning: an idle recogniser uses no CPU.
 
 One session serves every batch and chunk size. A session per shape, with its dimensions fixed so
@@ -25,7 +26,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.backends import Shape, State, TensorSpec
+from edge_runtime import hugepages
+from edge_runtime.backends import FRAME_STATS, Shape, State, TensorSpec
 from edge_runtime.errors import BackendError, BundleError, BundleIncompatible
 
 _REMEDY = "export the model again"
@@ -58,13 +60,14 @@ def open_onnx(model: Path, *, threads: int = 1) -> OnnxBackend:
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     options.add_session_config_entry("session.load_model_format", "ONNX")  # whatever its name
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    before = hugepages.mapped()
     options.log_severity_level = 4  # failures arrive as exceptions; stderr belongs to the program
     try:
         # Without enable_fallback=0 the Python wrapper prints to stdout and tries the file again.
         session = ort.InferenceSession(
             str(model), options, providers=["CPUExecutionProvider"], enable_fallback=0
         )
-        return OnnxBackend(str(model), session)
+        return OnnxBackend(str(model), session, before)
     except Exception as error:  # onnxruntime's errors have no common base
         raise BundleError(
             f"onnxruntime refuses it: {_first_line(error)}", file=str(model), remedy=_REMEDY
@@ -74,8 +77,9 @@ def open_onnx(model: Path, *, threads: int = 1) -> OnnxBackend:
 class OnnxBackend:
     """A graph for onnxruntime's CPU provider; see `edge_runtime.backends.Backend`."""
 
-    def __init__(self, source: str, session: Any) -> None:
+    def __init__(self, source: str, session: Any, memory_before: hugepages.Ranges) -> None:
         self.source = source
+        self._memory_before: hugepages.Ranges | None = memory_before  # mapped before the session
         self.inputs: Sequence[TensorSpec] = [_tensor_spec(node) for node in session.get_inputs()]
         self.outputs: Sequence[TensorSpec] = [_tensor_spec(node) for node in session.get_outputs()]
         self.metadata: Mapping[str, str] = dict(session.get_modelmeta().custom_metadata_map)
@@ -87,8 +91,11 @@ class OnnxBackend:
         key = tuple(shapes)
         if key not in self._output_shapes:
             self._output_shapes[key] = self._probe(key)
+        if self._memory_before is not None:  # weights are packed, and the arena has its size
+            hugepages.collapse(self._memory_before)
+            self._memory_before = None
         inputs = [spec.name for spec in self.inputs]
-        outputs = [spec.name for spec in self.outputs[:5]]
+        outputs = [spec.name for spec in self._used()]
         return OnnxBinding(self._session, inputs, key, outputs, self._output_shapes[key])
 
     def close(self) -> None:
@@ -96,20 +103,20 @@ class OnnxBackend:
         self._session = None
 
     def _probe(self, shapes: tuple[Shape, ...]) -> list[Shape]:
-        """Shapes of the five outputs for inputs of these shapes."""
+        """Shapes of the outputs that are used for inputs of these shapes."""
         feeds = {
             spec.name: np.zeros(shape, spec.dtype)
             for spec, shape in zip(self.inputs, shapes, strict=True)
         }
         feeds[self.inputs[1].name][:] = shapes[0][-1]  # every frame is valid
-        specs = self.outputs[:5]
+        specs = self._used()
         try:
             results = self._session.run([spec.name for spec in specs], feeds)
         except Exception as error:
             raise BundleError(
                 f"fails on silence: {_first_line(error)}", file=self.source, remedy=_REMEDY
             ) from error
-        for spec, result, shape in zip(specs[2:], results[2:], shapes[2:], strict=True):
+        for spec, result, shape in zip(specs[2:5], results[2:5], shapes[2:], strict=True):
             if result.shape != shape:
                 raise BundleIncompatible(
                     f"is {list(result.shape)}",
@@ -118,7 +125,22 @@ class OnnxBackend:
                     expected=f"{list(shape)} as its input",
                     remedy=_REMEDY,
                 )
+        if len(results) > 5 and results[5].shape != (*results[0].shape[:2], 5):
+            raise BundleIncompatible(
+                f"is {list(results[5].shape)}",
+                file=self.source,
+                field=FRAME_STATS,
+                expected="five numbers per frame of logprobs",
+                remedy=_REMEDY,
+            )
         return [result.shape for result in results]
+
+    def _used(self) -> list[TensorSpec]:
+        """The contract's five outputs, and ours where the graph has it."""
+        return [
+            *self.outputs[:5],
+            *(s for s in self.outputs[5:] if (s.name, s.dtype) == (FRAME_STATS, "float32")),
+        ]
 
 
 class OnnxBinding:
@@ -137,6 +159,9 @@ class OnnxBinding:
         self.features = np.zeros(input_shapes[0], np.float32)
         self.lengths = np.full(input_shapes[1], input_shapes[0][-1], np.int64)
         self._logprobs = np.zeros(output_shapes[0], np.float32)
+        self.frame_stats = (
+            np.zeros(output_shapes[5], np.float32) if len(output_shapes) > 5 else None
+        )
         dtypes = (np.float32, np.float32, np.int64)
         self._states = tuple(
             tuple(np.zeros(s, d) for s, d in zip(input_shapes[2:], dtypes, strict=True))
@@ -150,7 +175,9 @@ class OnnxBinding:
             inputs = (self.features, self.lengths, *self._states[side])
             for name, array in zip(input_names, inputs, strict=True):
                 binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
-            outputs = (self._logprobs, encoded, *self._states[1 - side])
+            outputs = [self._logprobs, encoded, *self._states[1 - side]]
+            if self.frame_stats is not None:
+                outputs.append(self.frame_stats)
             for name, array in zip(output_names, outputs, strict=True):
                 binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
             self._bindings.append(binding)

@@ -103,8 +103,13 @@ class Decoder(Protocol):
     def trailing_blank_frames(self) -> int:
         """Frames since the best hypothesis' last token ended, or since the start of the stream."""
 
-    def advance(self, logprobs: NDArray[np.float32]) -> bool:
-        """Takes the next block, [T', V]. True if the best hypothesis has other tokens now."""
+    def advance(
+        self, logprobs: NDArray[np.float32], stats: list[list[float]] | None = None
+    ) -> bool:
+        """Takes the next block, [T', V], and its `edge_runtime.frame_stats` where they are known.
+
+        True if the best hypothesis has other tokens now.
+        """
 
     def tokens(self) -> Sequence[Token]:
         """The best hypothesis since the last split. Not to be modified."""

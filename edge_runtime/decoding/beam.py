@@ -129,7 +129,9 @@ class BeamDecoder:
     def trailing_blank_frames(self) -> int:
         return self._frames - self._beam[0].cell.end
 
-    def advance(self, logprobs: NDArray[np.float32]) -> bool:
+    def advance(
+        self, logprobs: NDArray[np.float32], stats: list[list[float]] | None = None
+    ) -> bool:
         if not len(logprobs):
             return False
         best = self._beam[0].prefix

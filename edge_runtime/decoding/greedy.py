@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.decoding import Candidate, Token
+from edge_runtime.frame_stats import BEST, LOG_BEST, LOG_BLANK
 
 
 class GreedyDecoder:
@@ -34,13 +35,19 @@ class GreedyDecoder:
     def trailing_blank_frames(self) -> int:
         return self._frames - self._spoken_until
 
-    def advance(self, logprobs: NDArray[np.float32]) -> bool:
+    def advance(
+        self, logprobs: NDArray[np.float32], stats: list[list[float]] | None = None
+    ) -> bool:
         if not len(logprobs):
             return False
-        ids: list[int] = logprobs.argmax(axis=1).tolist()  # (T', V) -> T'
+        blank = self._blank
+        ids: list[int]  # T'
+        if stats is None:
+            ids = logprobs.argmax(axis=1).tolist()
+        else:
+            ids = [blank if f[LOG_BLANK] > f[LOG_BEST] else int(f[BEST]) for f in stats]
         first = self._frames
         self._frames += len(ids)
-        blank = self._blank
         if ids.count(blank) == len(ids):
             self._last = blank
             return False

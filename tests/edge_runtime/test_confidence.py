@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from edge_runtime.confidence import (
     FEATURES,
     ConfidenceMap,
-    FrameStats,
     WordConfidence,
     WordFeatures,
     deletion_score,
@@ -27,6 +26,7 @@ from edge_runtime.confidence import (
 from edge_runtime.decoding import Token
 from edge_runtime.errors import BundleError, BundleIncompatible
 from edge_runtime.events import Word
+from edge_runtime.frame_stats import FrameStats
 
 
 def _logprobs(frames: int, vocabulary: int = 6, seed: int = 0, sharpness: float = 3) -> np.ndarray:
@@ -134,27 +134,6 @@ def test_a_word_whose_frames_are_gone_gets_the_confidence_of_its_tokens() -> Non
     stats.drop(21)
     assert word_features(stats, TOKENS, "word", 0.04) is None
     assert WordConfidence(stats, 0.04)(TOKENS, "word") == pytest.approx(math.exp(-1.5))
-
-
-def test_dropping_never_reaches_into_the_future() -> None:
-    stats = FrameStats()
-    stats.push(_logprobs(10))
-    stats.drop(500)
-    assert (stats.first, stats.end) == (10, 10)
-    stats.push(_logprobs(10))
-    assert (stats.first, stats.end, len(stats.rows(0, 100))) == (10, 20, 10)
-
-
-def test_the_memory_of_frames_is_bounded() -> None:
-    stats = FrameStats(limit=100)
-    logprobs = _logprobs(64)
-    for k in range(1000):
-        stats.push(logprobs)
-        assert stats.end == 64 * (k + 1)
-        assert min(stats.end, 100) <= stats.end - stats.first <= 264
-    expected = FrameStats()
-    expected.push(logprobs)
-    assert stats.rows(stats.end - 64, stats.end) == expected.rows(0, 64)
 
 
 def test_impossible_tokens_do_not_make_statistics_infinite() -> None:

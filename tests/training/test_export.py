@@ -12,7 +12,9 @@ import onnx
 import pytest
 import torch
 
-from edge_runtime.errors import BundleError
+from edge_runtime.confidence import FrameStats
+from edge_runtime.engine import Engine
+from edge_runtime.errors import BackendError, BundleError
 from tests.training.encoders import random_encoder, small
 from training.bundle import encoder_onnx, round_to_half
 from training.config import ARMS, encoder_config
@@ -53,7 +55,7 @@ def test_inputs_outputs_and_metadata_are_the_contract() -> None:
     ]  # fmt: skip
     assert [o.name for o in model.graph.output] == [
         "logprobs", "encoded_lengths", "cache_last_channel_next", "cache_last_time_next",
-        "cache_last_channel_next_len",
+        "cache_last_channel_next_len", "frame_stats",
     ]  # fmt: skip
     for value in (*model.graph.input, *model.graph.output):
         assert value.type.tensor_type.shape.dim[0].dim_param == "batch"
@@ -65,6 +67,35 @@ def test_inputs_outputs_and_metadata_are_the_contract() -> None:
     assert metadata["window_size"] == metadata["chunk_shift"] == "32"
     assert metadata["subsampling_factor"] == "4"
     assert metadata["vocab_size"] == "32"
+
+
+def test_the_graph_computes_the_statistics_of_frames_that_the_host_would(tmp_path: Path) -> None:
+    encoder = random_encoder(encoder_config("XS", "vit_conformer"))
+    model = encoder_onnx(encoder, window=32, half=False)
+    onnx.save(model, tmp_path / "encoder.onnx")
+    session = Engine.open(tmp_path / "encoder.onnx", chunk_frames=[32]).session(batch=2)
+    rng = np.random.default_rng(5)
+    for row in range(2):
+        session.push(rng.normal(-8, 4, (77, 80)).astype(np.float32), row)
+        session.finish(row)
+    from_graph, from_host = FrameStats(), FrameStats()
+    while outputs := session.step():
+        assert outputs[1].stats is not None
+        assert len(outputs[1].stats) == len(outputs[1].logprobs)
+        from_host.push(outputs[1].logprobs)
+        from_graph.push(outputs[1].logprobs, outputs[1].stats)
+    assert from_graph.end == from_host.end == 20
+    np.testing.assert_allclose(from_graph.rows(0, 20), from_host.rows(0, 20), rtol=2e-6)
+
+
+def test_a_graph_that_turns_to_nan_is_found_out_by_its_statistics(tmp_path: Path) -> None:
+    encoder = small("vit_conformer")
+    model = streaming_onnx(encoder, contract_metadata(encoder, window=8))
+    onnx.save(model, tmp_path / "encoder.onnx")
+    session = Engine.open(tmp_path / "encoder.onnx").session()
+    session.push(np.full((8, 80), np.inf, np.float32))
+    with pytest.raises(BackendError, match="NaN"):
+        session.step()
 
 
 def test_only_the_metadata_differs_between_chunk_sizes() -> None:
