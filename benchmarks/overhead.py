@@ -1,10 +1,10 @@
 """Where our time goes: graph, features, and everything else.
 
 The recogniser runs over clips in blocks of one chunk, greedy, with endpointing, as `transcribe`
-does. Inside the same run the processor time of every call of the graph and of the feature
-extraction is taken (`vitconformer bench` has the stop-watches); the rest is windows, decoding,
-confidences, endpointing, words and events, and the taking of times itself. Medians over passes, one
-process per chunk size.
+does. Every pass is made twice, one after the other: once for the total, and once with the
+processor time taken of every call of the graph and of the feature extraction (`vitconformer bench`
+has the stop-watches). The rest is the difference: windows, decoding, confidences, endpointing,
+words and events. Medians over passes, one process per chunk size.
 """
 
 from __future__ import annotations

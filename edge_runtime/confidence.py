@@ -64,8 +64,11 @@ def tsallis(logprobs: Array, *, linear: bool = False) -> Array:
     return np.asarray(np.maximum(norm, 0), np.float32)
 
 
+_PER_POWER = 1 / (1 - ALPHA)
+
+
 def _entropy(power_sum: float) -> float:
-    return (power_sum - 1) * (1 / (1 - ALPHA))
+    return (power_sum - 1) * _PER_POWER
 
 
 class WordFeatures(NamedTuple):
@@ -110,7 +113,7 @@ def word_features(
         power_total += power_sum
         if power_sum > power_most:
             power_most = power_sum
-        certainty += math.exp(-_entropy(power_sum))
+        certainty += math.exp((1 - power_sum) * _PER_POWER)  # e^-entropy
         if best > blank:
             top, second = best, blank if blank > following else following
         else:

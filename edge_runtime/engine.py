@@ -23,9 +23,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,13 +33,13 @@ from edge_runtime.backends import Backend, Binding, TensorSpec, open_backend
 from edge_runtime.bundle import Bundle
 from edge_runtime.contract.bundle import FRAME_MS, TOKENS_NAME
 from edge_runtime.errors import BackendError, BundleError, BundleIncompatible, ConfigError
+from edge_runtime.frame_stats import POWER_SUM
 from edge_runtime.modelspec import ModelSpec, Window
 
 MAX_BATCH = 1024  # rows; buffers are allocated for all of them
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(NamedTuple):  # not a dataclass: one is made per step
     """What one row got from one step."""
 
     row: int
@@ -280,7 +279,7 @@ class Session:
             result, stats = logprobs[i, : self._output_frames(count)], None
             if binding.frame_stats is not None:
                 stats = binding.frame_stats[i, : len(result)].tolist()
-                broken = any(frame[0] != frame[0] for frame in stats)  # sums over all tokens
+                broken = math.isnan(sum([frame[POWER_SUM] for frame in stats]))  # over all tokens
             else:
                 broken = math.isnan(result.item(result.argmax()))  # NaN counts as most
             if broken:

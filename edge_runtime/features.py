@@ -75,16 +75,23 @@ class FeatureStream:
 
     __slots__ = ("_accept", "_exact", "_fbank", "_finished", "_get", "_last", "_received", "_taken")
 
+    _fbank: knf.OnlineFbank
+    _accept: Callable[[float, memoryview], None]
+    _get: Callable[[int], NDArray[np.float32]]
+
     def __init__(self, *, exact: bool) -> None:
         self._exact = exact
-        self._fbank = _nemo_fbank() if exact else _knf_fbank()
-        self._accept: Callable[[float, memoryview], None] = self._fbank.accept_waveform
-        self._get = self._fbank.get_frame
         self._taken = 0  # frames of the library already handed out or skipped
         self._received = 0  # samples pushed
         self._last = np.zeros(1, np.float32)  # last sample pushed, for the pre-emphasis
         self._finished = False
-        if exact:
+
+    def _open(self) -> None:
+        """The library's stream: not before it is used, its tables cost what three frames do."""
+        self._fbank = _nemo_fbank() if self._exact else _knf_fbank()
+        self._accept = self._fbank.accept_waveform
+        self._get = self._fbank.get_frame
+        if self._exact:
             self._accept(SAMPLE_RATE, np.zeros(_NEMO_DELAY, np.float32).data)
 
     def push(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -98,6 +105,8 @@ class FeatureStream:
         samples = checked(samples)
         if not len(samples):
             return np.empty((0, FEATURE_DIM), np.float32)
+        if not self._received:
+            self._open()
         self._received += len(samples)
         if self._exact:
             previous = np.concatenate([self._last, samples[:-1]])
@@ -112,6 +121,8 @@ class FeatureStream:
         if self._finished:
             return np.empty((0, FEATURE_DIM), np.float32)
         self._finished = True
+        if not self._received:
+            return np.empty((0, FEATURE_DIM), np.float32)
         if self._exact:  # NeMo pads with zeros where kaldi would mirror the signal
             self._accept(SAMPLE_RATE, np.zeros(_NEMO_DELAY, np.float32).data)
             return self._take(self._received // FRAME_SHIFT + _NEMO_SKIP)

@@ -25,7 +25,7 @@ def power_sums(logprobs: Array) -> Array:
     powers = np.multiply(logprobs, np.float32(ALPHA))
     np.exp(powers, out=powers)
     # Not a product with ones: that would depend, in the last bit, on how many rows there are.
-    return np.maximum(np.add.reduce(powers, axis=1), np.float32(1))
+    return np.asarray(np.maximum(np.add.reduce(powers, axis=1), np.float32(1)))
 
 
 def greatest_entropy(vocabulary: int) -> float:
