@@ -1,7 +1,7 @@
 """The weights of a bundle's language model, tuned on development data.
 
 The graph runs once over the data; the search is repeated over its log-probabilities.  Weights are
-found by coordinate search: along one of them, then along the other, until nothing gets better.
+found by coordinate search: along one of them, then along the next, until nothing gets better.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +24,15 @@ from edge_runtime.recognizer import TAIL_S
 from edge_runtime.tokens import Vocabulary
 from training.manifest import Utterance
 
-LM_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
-WORD_BONUSES = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
+# Fields of `BeamConfig` and the values that are tried.
+GRID = {
+    "lm_weight": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0),
+    "word_bonus": (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0),
+    "unknown_logprob": (-10.0, -12.0, -16.0, -20.0, -25.0, -30.0),
+}
+START = (0.4, 1.0, -20.0)
 
-Weights = tuple[float, float]  # of the language model, and per word
+Weights = tuple[float, ...]  # in the order of GRID
 
 
 @dataclass(frozen=True)
@@ -82,8 +88,8 @@ def search(
     best = start
     while True:
         before = best
-        best = min([best, *((w, best[1]) for w in LM_WEIGHTS)], key=at)
-        best = min([best, *((best[0], b) for b in WORD_BONUSES)], key=at)
+        for axis, values in enumerate(GRID.values()):
+            best = min([best, *((*best[:axis], v, *best[axis + 1 :]) for v in values)], key=at)
         if best == before:
             return best, tried
 
@@ -103,9 +109,10 @@ def tune(
     file = str(lm) if lm is not None else opened.decoding().get("lm")
 
     def rate(weights: Weights) -> float:
-        config = BeamConfig(beam=beam, lm=file, lm_weight=weights[0], word_bonus=weights[1])
+        fields: dict[str, Any] = dict(zip(GRID, weights, strict=True))
+        config = BeamConfig(beam=beam, lm=file, **fields)
         mean = float(np.mean([errors(scored, vocabulary, config).rate for scored in sets]))
         progress(weights, mean)
         return mean
 
-    return search(rate, (0.4, 1.0))
+    return search(rate, START)

@@ -63,7 +63,7 @@ class BeamConfig:
     lm: str | None = None  # path of an ARPA or KenLM file
     lm_weight: float = 0.5
     word_bonus: float = 1.0  # nats per word; only with a language model
-    unknown_logprob: float = -12.0  # nats, instead of the model's own score of unknown words
+    unknown_logprob: float = -20.0  # nats, instead of the model's own score of unknown words
 
     def __post_init__(self) -> None:
         if self.beam < 1 or self.top_k < 1 or self.nbest < 1:
@@ -147,7 +147,7 @@ def decoder_factory(config: DecoderConfig, vocabulary: Vocabulary) -> Callable[[
     from edge_runtime.decoding.beam import BeamDecoder
     from edge_runtime.decoding.context import Context
     from edge_runtime.decoding.hotwords import HotwordGraph, parse_hotword
-    from edge_runtime.decoding.ngram import open_ngram
+    from edge_runtime.decoding.ngram import open_ngram, word_beginnings
 
     phrases = [parse_hotword(text, default_boost=config.hotword_boost) for text in config.hotwords]
     context = Context(
@@ -157,5 +157,7 @@ def decoder_factory(config: DecoderConfig, vocabulary: Vocabulary) -> Callable[[
         lm_weight=config.lm_weight,
         word_bonus=config.word_bonus,
         unknown_logprob=config.unknown_logprob,
+        beginnings=word_beginnings(config.lm) if config.lm else None,
+        known=[word for phrase in phrases for word in phrase.phrase.split()],
     )
     return lambda: BeamDecoder(config, context)

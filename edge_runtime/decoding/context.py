@@ -6,15 +6,22 @@ the prefix alone, never on frames, so the search computes them once per prefix.
 A word is scored by the language model when the next word starts, because only then it is known to
 be complete; `final` scores the last one, and the end of the sentence. A prefix without words is
 not a sentence, and gets neither.
+
+Until then the letters spelt so far earn what the likeliest word they begin would earn on its own
+(language model look-ahead, Ortmanns et al. 1996), or what an unknown word does. A search without it
+favours hypotheses that have not finished a word, and ends up with words run together.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from edge_runtime.decoding.hotwords import HotwordGraph
 from edge_runtime.decoding.ngram import NgramModel
 from edge_runtime.tokens import WORD_START, Vocabulary
+
+_RARE = -10.0  # ln p of a word that is known from elsewhere; about once in 20 000 words
 
 
 class ContextState(NamedTuple):  # not a dataclass: one is made per prefix the search tries
@@ -24,6 +31,7 @@ class ContextState(NamedTuple):  # not a dataclass: one is made per prefix the s
     hotword: int  # state of the hotword graph
     ngram: Any  # language model state after the complete words
     word: str  # the letters of the word that is being spelled
+    ahead: float  # what those have earned already, in nats
     words: bool  # are there complete words before it?
 
 
@@ -38,8 +46,15 @@ class Context:
         ngram: NgramModel | None = None,
         lm_weight: float = 0.5,
         word_bonus: float = 1.0,
-        unknown_logprob: float = -12.0,
+        unknown_logprob: float = -20.0,
+        beginnings: Mapping[str, float] | None = None,
+        known: Iterable[str] = (),
     ) -> None:
+        """Of one recogniser.
+
+        `beginnings`: see `decoding.ngram.word_beginnings`; without them nothing looks ahead.
+        `known`: words that the language model need not know: they are merely rare, not unknown.
+        """
         self.vocabulary = vocabulary
         self.empty = hotwords is None and ngram is None  # every bonus is 0
         self._hotwords = hotwords
@@ -47,13 +62,18 @@ class Context:
         self._lm_weight = lm_weight
         self._word_bonus = word_bonus
         self._unknown = unknown_logprob
+        self._known = frozenset(known)
+        self._beginnings = dict(beginnings or {})
+        for word in self._known if beginnings else ():
+            for end in range(1, len(word) + 1):
+                self._beginnings.setdefault(word[:end], _RARE)
 
     def start(self, ngram: Any = None) -> ContextState:
         """At a word boundary; `ngram` continues a sentence, None starts one."""
         if ngram is None and self._ngram is not None:
             ngram = self._ngram.start()
         hotword = self._hotwords.start if self._hotwords is not None else 0
-        return ContextState(0.0, hotword, ngram, "", False)
+        return ContextState(0.0, hotword, ngram, "", 0.0, False)
 
     def advance(self, state: ContextState, token: int) -> ContextState:
         """After one more token."""
@@ -62,22 +82,32 @@ class Context:
             hotword, earned = self._hotwords.advance(hotword, token)
             bonus += earned
         if self._ngram is None:
-            return ContextState(bonus, hotword, None, "", False)
+            return ContextState(bonus, hotword, None, "", 0.0, False)
         piece = self.vocabulary.pieces[token]
-        if not self.vocabulary.word_starts[token]:
-            return ContextState(bonus, hotword, ngram, state.word + piece, state.words)
-        earned, ngram = self.close(state)
-        words = state.words or bool(state.word)
-        return ContextState(bonus + earned, hotword, ngram, piece[len(WORD_START) :], words)
+        if self.vocabulary.word_starts[token]:
+            earned, ngram = self.close(state)
+            bonus += earned
+            word, words = piece[len(WORD_START) :], state.words or bool(state.word)
+        else:
+            bonus -= state.ahead
+            word, words = state.word + piece, state.words
+        ahead = self._ahead(word)
+        return ContextState(bonus + ahead, hotword, ngram, word, ahead, words)
+
+    def _ahead(self, word: str) -> float:
+        """What the letters of an unfinished word earn."""
+        if not self._beginnings or not word:
+            return 0.0
+        return self._lm_weight * self._beginnings.get(word, self._unknown)
 
     def close(self, state: ContextState) -> tuple[float, Any]:
-        """What the word in progress earns if it is complete, and the model's state after it."""
+        """What the word in progress earns besides if it is complete, and the state after it."""
         if self._ngram is None or not state.word:
-            return 0.0, state.ngram
+            return -state.ahead, state.ngram
         logprob, after = self._ngram.score(state.ngram, state.word)
         if logprob is None:
-            logprob = self._unknown
-        return self._lm_weight * logprob + self._word_bonus, after
+            logprob = _RARE if state.word in self._known else self._unknown
+        return self._lm_weight * logprob + self._word_bonus - state.ahead, after
 
     def final(self, state: ContextState) -> float:
         """The bonus of the whole prefix if nothing follows."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,6 +48,37 @@ class KenLM:
 
     def end(self, state: Any) -> float:
         return float(self._model.BaseScore(state, SENTENCE_END, self._new_state())) * LN10
+
+
+def word_beginnings(path: Path | str) -> Mapping[str, float]:
+    """The beginnings of an ARPA file's words, each with ln p of the likeliest word it begins.
+
+    {} for KenLM's binary files, which do not say what words they know.
+    """
+    best: dict[str, float] = {}
+    for word, logprob in _unigrams(Path(path)):
+        for end in range(1, len(word) + 1):
+            if logprob > best.get(word[:end], -math.inf):
+                best[word[:end]] = logprob
+    return best
+
+
+def _unigrams(path: Path) -> Iterator[tuple[str, float]]:
+    with path.open("rb") as file:
+        head = file.read(4096)
+        if b"\\data\\" not in head:
+            return
+        file.seek(0)
+        inside = False
+        for line in file:
+            if line.startswith(b"\\"):
+                if inside:
+                    return
+                inside = line.startswith(b"\\1-grams:")
+            elif inside and len(fields := line.split()) >= 2:
+                word = fields[1].decode("utf-8", "replace")
+                if not word.startswith("<"):  # <s>, </s>, <unk> are not spelt
+                    yield word, float(fields[0]) * LN10
 
 
 def open_ngram(path: Path | str) -> KenLM:

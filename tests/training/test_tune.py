@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from edge_runtime.decoding import BeamConfig
 from tests.edge_runtime.tones import say, write_tone_bundle
 from training.manifest import Utterance
 from training.ngram import estimate
-from training.tune import LM_WEIGHTS, WORD_BONUSES, Weights, errors, score, search, tune
+from training.tune import GRID, START, Weights, errors, score, search, tune
 
 
 def test_the_search_finds_the_bottom_of_a_bowl_and_measures_nothing_twice() -> None:
@@ -20,20 +21,19 @@ def test_the_search_finds_the_bottom_of_a_bowl_and_measures_nothing_twice() -> N
 
     def rate(weights: Weights) -> float:
         asked.append(weights)
-        lm, bonus = weights
-        return (lm - 0.6) ** 2 + 0.1 * (bonus + 0.5) ** 2 + 0.1 * lm * bonus
+        lm, bonus, unknown = weights
+        return (lm - 0.6) ** 2 + 0.1 * (bonus + 0.5) ** 2 + 0.1 * lm * bonus + abs(unknown + 16)
 
-    best, tried = search(rate, (0.4, 1.0))
-    assert len(asked) == len(set(asked)) < len(LM_WEIGHTS) * len(WORD_BONUSES)
+    best, tried = search(rate, START)
+    assert len(asked) == len(set(asked)) < math.prod(map(len, GRID.values()))
     assert tried[best] == min(tried.values())
-    for weight in LM_WEIGHTS:
-        assert rate((weight, best[1])) >= tried[best]
-    for bonus in WORD_BONUSES:
-        assert rate((best[0], bonus)) >= tried[best]
+    for axis, values in enumerate(GRID.values()):
+        for value in values:
+            assert rate((*best[:axis], value, *best[axis + 1 :])) >= tried[best]
 
 
 def test_where_nothing_matters_the_start_stays() -> None:
-    assert search(lambda _: 0.5, (0.4, 1.0))[0] == (0.4, 1.0)
+    assert search(lambda _: 0.5, START)[0] == START
 
 
 def test_a_bundle_is_tuned_by_what_its_search_gets_wrong(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_a_bundle_is_tuned_by_what_its_search_gets_wrong(tmp_path: Path) -> None
     best, tried = tune(bundle.path, {"set": [spoken]}, progress=asked.__setitem__)
     assert asked == tried and tried[best] == 0.0
     scored, vocabulary = score(bundle, [spoken]), bundle.vocabulary()
-    untuned = BeamConfig(**bundle.decoding())
-    tuned = replace(untuned, lm_weight=best[0], word_bonus=best[1])
+    untuned = BeamConfig(**{**bundle.decoding(), "word_bonus": 20.0})
+    tuned = replace(untuned, **dict(zip(GRID, best, strict=True)))
     assert errors(scored, vocabulary, untuned).errors > 0
     assert errors(scored, vocabulary, tuned).errors == 0

@@ -28,16 +28,19 @@ def run(args: argparse.Namespace) -> int:
     from edge_runtime.bundle import Bundle
     from edge_runtime.errors import ConfigError
     from training.manifest import read_manifest, write_atomically
-    from training.tune import Weights, tune
+    from training.tune import GRID, Weights, tune
 
     if args.lm is None and not Bundle.open(args.bundle).decoding():
         raise ConfigError(f"{args.bundle} has no language model: give one with --lm FILE")
 
+    def text(weights: Weights) -> str:
+        return ", ".join(f"{name} {value:g}" for name, value in zip(GRID, weights, strict=True))
+
     def progress(weights: Weights, rate: float) -> None:
-        sys.stderr.write(f"lm_weight {weights[0]:g} word_bonus {weights[1]:g}: WER {rate:.2%}\n")
+        sys.stderr.write(f"{text(weights)}: WER {rate:.2%}\n")
 
     sets = {str(path): read_manifest(path)[: args.limit] for path in args.manifest}
-    (weight, bonus), tried = tune(args.bundle, sets, lm=args.lm, beam=args.beam, progress=progress)
-    write_atomically(args.out, json.dumps({"lm_weight": weight, "word_bonus": bonus}).encode())
-    print(f"{args.out}: lm_weight {weight:g}, word_bonus {bonus:g}: WER {tried[weight, bonus]:.2%}")
+    best, tried = tune(args.bundle, sets, lm=args.lm, beam=args.beam, progress=progress)
+    write_atomically(args.out, json.dumps(dict(zip(GRID, best, strict=True))).encode())
+    print(f"{args.out}: {text(best)}: WER {tried[best]:.2%}")
     return 0

@@ -58,7 +58,9 @@ def test_fields_of_later_versions_are_kept() -> None:
     "decoding", [{"beam": 4}, {"lm_weight": "0.4"}, {"lm_weight": True}, {"word_bonus": 1e300}, []]
 )
 def test_decoding_settings_are_known_finite_numbers(decoding: Any) -> None:
-    with pytest.raises(BundleError, match=r"decoding: .*lm_weight or word_bonus"):
+    with pytest.raises(
+        BundleError, match=r"decoding: .*lm_weight or word_bonus or unknown_logprob"
+    ):
         Manifest.from_json(encode(decoding=decoding))
 
 
