@@ -15,13 +15,13 @@ The books of a small model are a few million words, so plain dictionaries do.
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime.errors import ConfigError
+from training.manifest import write_atomically
 
 START, END, UNKNOWN = "<s>", "</s>", "<unk>"
 _MAX_ORDER = 6
@@ -103,12 +103,7 @@ class NgramLM:
                     line += f"\t{math.log10(max(self.backoffs[ngram], 1e-9)):.4f}"
                 lines.append(line)
         lines += ["", "\\end\\", ""]
-        temporary = path.with_name(f".{path.name}.new")
-        with temporary.open("w", encoding="utf-8") as f:
-            f.write("\n".join(lines))
-            f.flush()
-            os.fsync(f.fileno())
-        temporary.replace(path)
+        write_atomically(path, "\n".join(lines).encode())
 
 
 def estimate(sentences: Iterable[str], order: int = 3) -> NgramLM:
