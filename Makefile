@@ -98,13 +98,14 @@ results: $(STAMPS)/dev ## Write docs/results.md and the README's table from benc
 
 # Installed from a list of package sources of our own: the machine's stays as it is.
 voices: ## Install the synthesiser voices that `make bundle` needs beyond those of `make test`
-	@if dpkg-query -W $(DEBIAN_VOICES) >/dev/null 2>&1; then exit 0; fi; \
+	@installed=$$(dpkg-query -W -f='$${db:Status-Status}\n' $(DEBIAN_VOICES) 2>/dev/null | grep -cx installed || true); \
+	if [ "$$installed" = $(words $(DEBIAN_VOICES)) ]; then exit 0; fi; \
 	[ "$$(id -u)" = 0 ] || { echo "Missing, from Debian's non-free: sudo make voices" >&2; exit 1; }; \
 	lists=$$(mktemp -d); chmod 755 $$lists; . /etc/os-release; mkdir -p $$lists/lists/partial; \
 	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $$VERSION_CODENAME main non-free" > $$lists/sources.list; \
 	apt="apt-get -qq -o Dir::Etc::SourceList=$$lists/sources.list -o Dir::Etc::SourceParts=- -o Dir::State::Lists=$$lists/lists"; \
-	$$apt update && DEBIAN_FRONTEND=noninteractive $$apt install -y --no-install-recommends $(DEBIAN_VOICES) >/dev/null; \
-	status=$$?; rm -rf $$lists; exit $$status
+	status=0; $$apt update && DEBIAN_FRONTEND=noninteractive $$apt install -y --no-install-recommends \
+		$(DEBIAN_VOICES) >/dev/null || status=$$?; rm -rf $$lists; exit $$status
 
 bundle: $(STAMPS)/dev voices ## Train and write bundles/en-demo from BOOKS=folder [REAL=folder]: hours
 	@test -n "$(BOOKS)" || { echo "Name a folder of plain text: make bundle BOOKS=books" >&2; exit 2; }

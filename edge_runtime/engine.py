@@ -33,7 +33,7 @@ from edge_runtime.backends import Backend, Binding, TensorSpec, open_backend
 from edge_runtime.bundle import Bundle
 from edge_runtime.contract.bundle import FRAME_MS, TOKENS_NAME
 from edge_runtime.errors import BackendError, BundleError, BundleIncompatible, ConfigError
-from edge_runtime.frame_stats import POWER_SUM
+from edge_runtime.frame_stats import POWER_SUM, bounded, frame_stats
 from edge_runtime.modelspec import ModelSpec, Window
 
 MAX_BATCH = 1024  # rows; buffers are allocated for all of them
@@ -159,6 +159,15 @@ class Engine:
                 field="logprobs",
                 remedy="export the model again",
             )
+        if binding.frame_stats is not None:
+            for found, row_logprobs in zip(binding.frame_stats.tolist(), logprobs, strict=True):
+                if not np.allclose(bounded(found), frame_stats(row_logprobs), rtol=1e-3, atol=1e-3):
+                    raise BundleError(
+                        "are not the statistics of logprobs",
+                        file=self._backend.source,
+                        field="frame_stats",
+                        remedy="export the model again",
+                    )
         for row in range(batch):
             binding.reset(row)
 

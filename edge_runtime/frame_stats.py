@@ -43,7 +43,7 @@ def frame_stats(logprobs: Array) -> list[list[float]]:
     sums: list[float] = power_sums(logprobs).tolist()
     blanks: list[float] = logprobs[:, -1].tolist()
     tops: list[list[float]] = others[:, -2:].tolist()
-    return _bounded(
+    return bounded(
         [
             [power_sum, blank, best, following, best_id]
             for power_sum, blank, (following, best), best_id in zip(
@@ -53,7 +53,7 @@ def frame_stats(logprobs: Array) -> list[list[float]]:
     )
 
 
-def _bounded(rows: list[list[float]]) -> list[list[float]]:
+def bounded(rows: list[list[float]]) -> list[list[float]]:
     """The same rows, changed in place where a number is beyond what is kept."""
     for row in rows:
         power_sum, blank, best, following, _ = row
@@ -105,7 +105,7 @@ class FrameStats:
         else:
             self._compute()
             self.end += len(stats)
-            self._append(_bounded(stats), logprobs.shape[1])
+            self._append(bounded(stats), logprobs.shape[1])
 
     def _compute(self) -> None:
         if self._waiting:

@@ -98,6 +98,18 @@ def test_a_graph_that_turns_to_nan_is_found_out_by_its_statistics(tmp_path: Path
         session.step()
 
 
+def test_statistics_that_are_not_those_of_the_log_probabilities_are_refused(
+    tmp_path: Path,
+) -> None:
+    encoder = small("vit_conformer")
+    model = streaming_onnx(encoder, contract_metadata(encoder, window=8))
+    (last,) = [node for node in model.graph.node if "frame_stats" in node.output]
+    last.input[1], last.input[2] = last.input[2], last.input[1]
+    onnx.save(model, tmp_path / "encoder.onnx")
+    with pytest.raises(BundleError, match="frame_stats: are not the statistics"):
+        Engine.open(tmp_path / "encoder.onnx").session()
+
+
 def test_only_the_metadata_differs_between_chunk_sizes() -> None:
     encoder = small("vit_conformer")
     one = streaming_onnx(encoder, contract_metadata(encoder, window=8))
