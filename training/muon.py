@@ -15,24 +15,30 @@ from torch import Tensor
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 
 
-def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
-    """(N, rows, columns) -> the same singular vectors with singular values of 0.7 to 1.2."""
+def orthogonalise(
+    matrices: Tensor, steps: int = 5, precision: torch.dtype = torch.float32
+) -> Tensor:
+    """(N, rows, columns) -> the same singular vectors with singular values of 0.7 to 1.2.
+
+    The iteration forgives rounding, so bfloat16 will do where a processor is faster at it.
+    """
     wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
-    x = wide / wide.norm(dim=(1, 2), keepdim=True).clamp(min=1e-12)
+    x = (wide / wide.norm(dim=(1, 2), keepdim=True).clamp(min=1e-12)).to(precision)
     for _ in range(steps):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)
+    x = x.to(matrices.dtype)
     return x if wide is matrices else x.mT
 
 
-def _shared_orthogonalise(matrices: Tensor) -> Tensor:
+def _shared_orthogonalise(matrices: Tensor, precision: torch.dtype) -> Tensor:
     """`orthogonalise`, each process of a data-parallel run doing its share of the matrices."""
     if not dist.is_initialized():
-        return orthogonalise(matrices)
+        return orthogonalise(matrices, precision=precision)
     mine = slice(dist.get_rank(), None, dist.get_world_size())
     result = torch.zeros_like(matrices)
     if len(matrices[mine]):
-        result[mine] = orthogonalise(matrices[mine])
+        result[mine] = orthogonalise(matrices[mine], precision=precision)
     dist.all_reduce(result)  # a sum with zeros: the same bits everywhere
     return result
 
@@ -46,8 +52,14 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, params: Iterable[Any], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+        self,
+        params: Iterable[Any],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        precision: torch.dtype = torch.float32,  # of the orthogonalisation
     ) -> None:
+        self._precision = precision
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -58,7 +70,8 @@ class Muon(torch.optim.Optimizer):
                 alike[p.shape].append(p)
             for shape, params in alike.items():
                 update = _shared_orthogonalise(
-                    torch.stack([self._look_ahead(p, group["momentum"]) for p in params])
+                    torch.stack([self._look_ahead(p, group["momentum"]) for p in params]),
+                    self._precision,
                 )
                 scale = 0.2 * max(shape) ** 0.5
                 for p, u in zip(params, update, strict=True):

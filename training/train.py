@@ -98,7 +98,11 @@ def optimizers(encoder: Encoder, optim: OptimSection) -> list[torch.optim.Optimi
     adamw = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, fused=True)
     if not hidden:
         return [adamw]
-    return [adamw, Muon(hidden, lr=optim.lr, weight_decay=optim.weight_decay)]
+    precision = getattr(torch, optim.precision)
+    return [
+        adamw,
+        Muon(hidden, lr=optim.lr, weight_decay=optim.weight_decay, precision=precision),
+    ]
 
 
 class Training:

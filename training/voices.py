@@ -1,6 +1,6 @@
-"""The voices that read: five free synthesisers behind one function, `speak`.
+"""The voices that read: six free synthesisers behind one function, `speak`.
 
-Each engine is a program from Debian, run as a subprocess; nothing is linked, nothing is downloaded.
+All but one are programs from Debian, run as subprocesses; Kokoro is a model for onnxruntime.
 
 ========== ================ ==================================================================
 engine     speed per core   what it is
@@ -10,11 +10,12 @@ festival    30 x            the HTS voice of slt; the diphone voices: 300 x once
 espeak-ng  500 x            formant rules: robotic, but many accents and vocal tracts
 rhvoice     25 x            statistical voices of other recorded speakers (LGPL data)
 pico       150 x            SVOX Pico, one American and one British woman (Apache-2.0 data)
+kokoro       1.6 x          a neural model of 54 speakers, and mixtures of two (Apache-2.0)
 ========== ================ ==================================================================
 
 Of RHVoice's voices, `evgeniy-eng` and `lyubov` are left out: their licence forbids derivatives.
-Debian keeps the last two engines in its non-free section, because nobody has what their voices were
-trained from; `make voices` installs them from there.
+Debian keeps RHVoice's data and Pico in its non-free section, because nobody has what they were
+trained from; `make voices` installs them from there.  `make kokoro` brings Kokoro.
 
 Two voices are `held_out`: a model never hears them in training, so that recognising them says
 something about new speakers.  They were chosen for having no relative among the others: kal_diphone
@@ -38,6 +39,7 @@ import numpy.typing as npt
 import soundfile
 
 from edge_runtime.errors import ConfigError
+from training import kokoro
 
 Samples = npt.NDArray[np.float32]
 
@@ -89,6 +91,26 @@ _NAMED = ("en-us+Alex", "en-us+Andy", "en-us+Annie", "en+Gene", "en+Lee", "en-us
 _RARE = ("en-us-nyc+m1", "en-us-nyc+f2", "en-us-nyc+m7", "en-gb-x-gbclan+m3", "en-gb-x-gbclan+f4",
          "en-gb-x-gbcwmd+m8", "en-gb-x-gbcwmd+f1", "en-029+m2", "en-029+f3", "en-us+linda",
          "en-us+belinda", "en+pablo")  # fmt: skip
+# Kokoro's speakers.  The foreign ones speak English too, with the sound of their own voices.
+_KOKORO_WOMEN = (
+    "af_alloy", "af_aoede", "af_bella", "af_heart", "af_jessica", "af_kore", "af_nova", "af_river",
+    "af_sarah", "af_sky", "bf_alice", "bf_emma", "bf_isabella", "bf_lily", "ef_dora", "ff_siwis",
+    "hf_alpha", "hf_beta", "if_sara", "jf_alpha", "jf_gongitsune", "jf_nezumi", "jf_tebukuro",
+    "pf_dora", "zf_xiaobei", "zf_xiaoni", "zf_xiaoxiao", "zf_xiaoyi",
+)  # fmt: skip
+_KOKORO_MEN = (
+    "am_adam", "am_echo", "am_eric", "am_fenrir", "am_liam", "am_michael", "am_onyx", "am_puck",
+    "bm_daniel", "bm_fable", "bm_george", "bm_lewis", "em_alex", "hm_omega", "hm_psi", "im_nicola",
+    "jm_kumo", "pm_alex", "zm_yunjian", "zm_yunxi", "zm_yunxia", "zm_yunyang",
+)  # fmt: skip
+# Mixtures of two stand for further people: every native speaker with five of the same sex.
+_KOKORO_MIXED = tuple(
+    f"{names[i]}+{names[(i + step) % len(names)]}"
+    for names, natives in ((_KOKORO_WOMEN, 14), (_KOKORO_MEN, 12))
+    for i in range(natives)
+    for step in (1, 3, 5, 8, 11)
+)
+_KOKORO = (*_KOKORO_WOMEN, *_KOKORO_MEN, *_KOKORO_MIXED)
 _ESPEAK = (*(f"{accent}+{tract}" for accent in _ACCENTS for tract in _TRACTS), *_NAMED, *_RARE)
 
 VOICES: Mapping[str, Voice] = {
@@ -108,6 +130,7 @@ VOICES: Mapping[str, Voice] = {
         Voice(engine="festival", id="kal_diphone", share=5),
         Voice(engine="festival", id="ked_diphone", share=17, held_out=True),
         *(Voice(engine="espeak-ng", id=id, share=33 / len(_ESPEAK)) for id in _ESPEAK),
+        *(Voice(engine="kokoro", id=id, share=60 / len(_KOKORO)) for id in _KOKORO),
     )
 }
 
@@ -124,7 +147,10 @@ def select(names: Sequence[str] = ("all",), *, exclude: Iterable[str] = ()) -> t
     def matches(name: str, voice: Voice) -> bool:
         if name == "held-out":
             return voice.held_out
-        return name == voice.name or (not voice.held_out and name in ("all", voice.engine))
+        if voice.held_out:
+            return name == voice.name
+        listed = name == "all" and voice.engine != "kokoro"  # which is slow, and not from Debian
+        return listed or name in (voice.name, voice.engine)
 
     excluded = tuple(exclude)
     for name in (*names, *excluded):
@@ -206,6 +232,13 @@ def _pico(voice: Voice, lines: Sequence[Line], folder: Path) -> None:
         _quietly("pico2wave", "-l", voice.id, "-w", str(folder / f"{i}.wav"), text)
 
 
+def _kokoro(voice: Voice, lines: Sequence[Line], folder: Path) -> None:
+    for i, line in enumerate(lines):
+        samples = kokoro.read(voice.id, line.spoken, line.pace)
+        if samples is not None:
+            soundfile.write(folder / f"{i}.wav", samples, kokoro.RATE, subtype="FLOAT")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Engine:
     program: str
@@ -269,6 +302,12 @@ _ENGINES: Mapping[str, _Engine] = {
     "pico": _Engine(
         program="pico2wave", read=_pico, package=lambda _: "libttspico-utils", has=_has_pico
     ),
+    "kokoro": _Engine(
+        program="espeak-ng",  # which says how words sound
+        read=_kokoro,
+        package=lambda _: "espeak-ng",
+        has=lambda voice: kokoro.has(voice.id),
+    ),
 }
 
 
@@ -276,16 +315,15 @@ _ENGINES: Mapping[str, _Engine] = {
 def require(voice: Voice) -> None:
     """Raises ConfigError, naming the Debian package, unless this machine can speak as `voice`."""
     engine = _ENGINES[voice.engine]
+    remedy = f"on Debian or Ubuntu: apt install {engine.package(voice)}"
     if shutil.which(engine.program) is None:
         raise ConfigError(
-            f"voice {voice.name}: the program {engine.program} is not installed; "
-            f"on Debian or Ubuntu: apt install {engine.package(voice)}"
+            f"voice {voice.name}: the program {engine.program} is not installed; {remedy}"
         )
     if not engine.has(voice):
-        raise ConfigError(
-            f"voice {voice.name}: {engine.program} does not have it; "
-            f"on Debian or Ubuntu: apt install {engine.package(voice)}"
-        )
+        if voice.engine == "kokoro":
+            raise ConfigError(f"voice {voice.name}: its model is not here; make kokoro fetches it")
+        raise ConfigError(f"voice {voice.name}: {engine.program} does not have it; {remedy}")
 
 
 def speak(voice: Voice, lines: Sequence[Line]) -> list[Recording | None]:

@@ -40,7 +40,10 @@ class TensorSpec:
 
 
 class Binding(Protocol):
-    """A batch of streams at fixed shapes: buffers to write into, state that stays inside."""
+    """A batch of streams at fixed shapes: buffers to write into, state that stays inside.
+
+    The buffers are the same arrays for as long as the binding lives.
+    """
 
     features: NDArray[np.float32]  # [B, 80, T], write before run
     lengths: NDArray[np.int64]  # [B], valid frames of each row, write before run

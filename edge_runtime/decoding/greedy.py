@@ -55,12 +55,13 @@ class GreedyDecoder:
         for t, i in enumerate(ids):
             if i != blank:
                 frame = first + t
+                logprob = float(logprobs[t, i]) if stats is None else stats[t][LOG_BEST]
                 if i != last:
-                    tokens.append(Token(i, frame, frame + 1, float(logprobs[t, i])))
+                    tokens.append(Token(i, frame, frame + 1, logprob))
                     changed = True
                 elif tokens:  # else it goes on a token that was split off already
                     token = tokens[-1]
-                    best = max(token.logprob, float(logprobs[t, i]))
+                    best = max(token.logprob, logprob)
                     tokens[-1] = Token(i, token.start_frame, frame + 1, best)
                 self._spoken_until = frame + 1
             last = i

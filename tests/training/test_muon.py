@@ -8,14 +8,16 @@ import torch
 from training.muon import Muon, orthogonalise
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(3, 96, 384), (3, 384, 96), (2, 96, 96), (1, 8, 300)])
 def test_singular_vectors_stay_and_singular_values_become_nearly_one(
-    shape: tuple[int, ...],
+    shape: tuple[int, ...], precision: torch.dtype
 ) -> None:
     generator = torch.Generator().manual_seed(1)
     u, _, vh = torch.linalg.svd(torch.randn(shape, generator=generator), full_matrices=False)
     matrices = u @ torch.diag(torch.logspace(-1.5, 0, u.shape[-1])) @ vh
-    result = orthogonalise(matrices)
+    result = orthogonalise(matrices, precision=precision)
+    assert result.dtype == torch.float32
     for before, after in zip(matrices, result, strict=True):
         u, _, vh = torch.linalg.svd(before, full_matrices=False)
         inside = u.mT @ after @ vh.mT  # diagonal exactly where the singular vectors are the same

@@ -109,6 +109,19 @@ def test_a_resumed_run_has_the_losses_and_weights_of_an_unbroken_one(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_bfloat16_has_the_losses_of_float32_but_for_rounding_and_keeps_float32_weights(
+    data: Path, tmp_path: Path
+) -> None:
+    curves = {"float32": Recorder(), "bfloat16": Recorder()}
+    for precision, recorder in curves.items():
+        recipe = tiny(data, f"optim.precision={precision}", "optim.optimizer=muon", "optim.lr=1e-4")
+        end = train(recipe, tmp_path / precision, curves=recorder)
+        assert {tensor.dtype for tensor in weights(end).values()} == {torch.float32}
+    exact, rounded = (list(recorder.losses.values()) for recorder in curves.values())
+    assert rounded == pytest.approx(exact, rel=0.02)
+    assert rounded != exact
+
+
 @dataclasses.dataclass
 class _StopAt:
     recorder: Recorder

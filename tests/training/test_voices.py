@@ -15,7 +15,7 @@ LINES = (
     Line(spoken="don't go!"),
     Line(spoken="is it o'clock yet, mister hale?"),
 )
-ENGINES = {"flite", "festival", "espeak-ng", "rhvoice", "pico"}
+ENGINES = {"flite", "festival", "espeak-ng", "rhvoice", "pico", "kokoro"}
 
 
 def usable(voice: Voice) -> bool:

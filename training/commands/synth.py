@@ -34,8 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--voices", default="all", metavar="LIST",
-        help="comma-separated voices or engines (flite, festival, espeak-ng, rhvoice, pico), 'all' "
-        "(every voice but the held-out ones) or 'held-out' (default: all)",
+        help="comma-separated voices or engines (flite, festival, espeak-ng, rhvoice, pico, kokoro), "
+        "'all' (but kokoro and the held-out ones) or 'held-out' (default: all)",
     )  # fmt: skip
     parser.add_argument(
         "--exclude-voices", default="", metavar="LIST", help="comma-separated, as --voices"
@@ -46,6 +46,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
+    parser.add_argument(
+        "--shard", type=int, default=128, metavar="N",
+        help="utterances made at a time by a process, and lost when it is killed (default: 128)",
+    )  # fmt: skip
     parser.add_argument(
         "--tract", type=float, default=0.0, metavar="X",
         help="scale each utterance's vocal tract by up to exp(±X): many speakers out of few "
@@ -65,8 +69,8 @@ def run(args: argparse.Namespace) -> int:
     from training.text import read_books, split_of, utterances
     from training.voices import select
 
-    if (args.hours or args.utterances) <= 0 or args.jobs < 1:
-        raise ConfigError("--hours, --utterances and --jobs must be positive")
+    if (args.hours or args.utterances) <= 0 or args.jobs < 1 or args.shard < 1:
+        raise ConfigError("--hours, --utterances, --jobs and --shard must be positive")
     voices = select(_names(args.voices), exclude=_names(args.exclude_voices))
     spoken = utterances(read_books(args.text))
     for split in _SPLITS if args.split == "all" else (args.split,):
@@ -77,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
             augment=args.augment,
             tract=args.tract,
+            shard=args.shard,
         )
         part = 1.0 if whole else _SPLITS[split]
         hours = None if args.hours is None else args.hours * part
