@@ -34,8 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--voices", default="all", metavar="LIST",
-        help="comma-separated voices or engines (flite, festival, espeak-ng, rhvoice, pico, kokoro), "
-        "'all' (but kokoro and the held-out ones) or 'held-out' (default: all)",
+        help="comma-separated voices or engines (flite, festival, espeak-ng, rhvoice, pico, "
+        "kokoro), 'all' (but kokoro and the held-out ones) or 'held-out' (default: all)",
     )  # fmt: skip
     parser.add_argument(
         "--exclude-voices", default="", metavar="LIST", help="comma-separated, as --voices"
