@@ -104,8 +104,7 @@ def _parts(word: Word, config: CaptionConfig) -> list[Word]:
     count = -(-len(text) // step)
     each = (word.end - word.start) / max(1, count)
     return [
-        replace(
-            word,
+        word._replace(
             word=text[i * step : (i + 1) * step],
             start=word.start + i * each,
             end=word.start + (i + 1) * each,

@@ -8,11 +8,10 @@ the bundle carries a map (`edge_runtime.confidence`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Word:
+class Word(NamedTuple):  # not a dataclass: every partial makes one or two
     """One word; `end` is exclusive."""
 
     word: str

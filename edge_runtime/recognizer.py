@@ -334,4 +334,4 @@ class _Row:
 
 
 def _text(words: Sequence[Word]) -> str:
-    return " ".join(word.word for word in words)
+    return " ".join([word.word for word in words])

@@ -121,7 +121,8 @@ class Vocabulary:
         for stop in range(1, len(ids) + 1):
             if stop < len(ids) and not self.word_starts[ids[stop]]:
                 continue
-            word = "".join(self.pieces[i] for i in ids[first:stop]).replace(WORD_START, " ").strip()
+            spelt = "".join([self.pieces[i] for i in ids[first:stop]])
+            word = spelt.replace(WORD_START, " ").strip()
             if word:
                 found.append((word, first, stop))
                 first = stop
