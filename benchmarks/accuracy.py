@@ -29,8 +29,8 @@ from benchmarks.measure import Samples, Table
 from edge_runtime.bundle import Bundle
 
 if TYPE_CHECKING:
+    from edge_runtime.manifest import Utterance
     from training.evaluate import Report
-    from training.manifest import Utterance
 
 CHUNKS_MS = (80, 160, 320, 640)
 

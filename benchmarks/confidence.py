@@ -22,7 +22,7 @@ from benchmarks import measure
 from benchmarks.measure import Table
 
 if TYPE_CHECKING:
-    from training.manifest import Utterance
+    from edge_runtime.manifest import Utterance
 
 BLOCK_MS = 100
 

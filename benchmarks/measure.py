@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from edge_runtime.errors import EdgeError
 
 if TYPE_CHECKING:
-    from training.manifest import Utterance
+    from edge_runtime.manifest import Utterance
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -272,7 +272,7 @@ def add_checkpoint_option(
 
 def manifests(options: Sequence[str], limit: int | None = None) -> dict[str, list[Utterance]]:
     """`NAME=FILE[#SPEAKER]` options to utterances by name; the sample clips if there are none."""
-    from training.manifest import read_manifest
+    from edge_runtime.manifest import read_manifest
 
     found = {}
     for option in options or [f"samples={SAMPLES}"]:

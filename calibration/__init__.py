@@ -1,6 +1,18 @@
-"""The spoke that will quantise: INT8 ranges, QDQ graphs, and a float-against-INT8 report.
+"""The spoke that quantises: INT8 models for CPUs from an exported float graph.  Never torch.
 
-Planned; nothing is built yet. The name is reserved so that the import rules between the spokes hold
-from the first line on. It will read exported graphs with onnx and onnxruntime, and never import
-torch.
+One calibration gives one `ranges.json`; every INT8 file is derived from it and the float graph.
+
+=========== ==================================================================================
+module      what
+=========== ==================================================================================
+graph       the float graph as its linear layers, which are what is quantised
+histogram   magnitudes of one tensor, gathered in bounded memory
+observe     runs streams through the graph and gathers what enters its linear layers
+methods     histograms to ranges: greatest, percentiles, least squared error, least divergence
+ranges      `ranges.json`
+emit        a graph and its ranges to INT8 files: static for x86 and ARM64, dynamic
+census      which kernels onnxruntime really picks for a file
+compare     an INT8 file against the float graph, streaming
+calibrate   all of it, in order
+=========== ==================================================================================
 """

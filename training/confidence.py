@@ -19,11 +19,11 @@ from edge_runtime.confidence import ConfidenceMap, WordFeatures
 from edge_runtime.confidence_fit import fit_confidence
 from edge_runtime.confidence_metrics import summary
 from edge_runtime.errors import ConfigError
+from edge_runtime.manifest import Utterance
 from edge_runtime.metrics import align
 from edge_runtime.recognizer import Recognizer
 from training.augment import AUGMENTATIONS, Augmenter
 from training.evaluate import recognise
-from training.manifest import Utterance
 
 HELD_BACK = 0.2  # share of recordings that judge the map instead of making it
 

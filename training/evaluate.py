@@ -21,10 +21,10 @@ from edge_runtime.bundle import Bundle
 from edge_runtime.decoding import BeamConfig, GreedyConfig
 from edge_runtime.events import Final
 from edge_runtime.features import open_frontend
+from edge_runtime.manifest import Utterance
 from edge_runtime.metrics import ErrorCounts, char_errors, word_errors
 from edge_runtime.recognizer import Recognizer
 from training.checkpoint import load_encoder
-from training.manifest import Utterance
 from training.model import Encoder, token_lengths
 from training.tokenizer import Tokenizer
 

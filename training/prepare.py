@@ -18,7 +18,7 @@ from pathlib import Path
 
 from edge_runtime.audio import open_audio
 from edge_runtime.errors import ConfigError
-from training.manifest import Utterance
+from edge_runtime.manifest import Utterance
 from training.text import normalise
 
 

@@ -19,10 +19,10 @@ from edge_runtime.bundle import Bundle
 from edge_runtime.decoding import BeamConfig, decoder_factory
 from edge_runtime.engine import Engine
 from edge_runtime.features import open_frontend
+from edge_runtime.manifest import Utterance
 from edge_runtime.metrics import ErrorCounts, word_errors
 from edge_runtime.recognizer import TAIL_S
 from edge_runtime.tokens import Vocabulary
-from training.manifest import Utterance
 
 # Fields of `BeamConfig` and the values that are tried.
 GRID = {

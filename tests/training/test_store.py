@@ -15,9 +15,9 @@ import soundfile
 
 from edge_runtime.errors import AudioError, ConfigError
 from edge_runtime.features import open_frontend
+from edge_runtime.manifest import read_manifest
 from tests.training.corpus import make_corpus
 from training import store as store_module
-from training.manifest import read_manifest
 from training.store import Augmentation, FeatureStore, build_store, read_samples
 
 

@@ -16,10 +16,10 @@ import soundfile
 import torch
 
 from edge_runtime.errors import ConfigError
+from edge_runtime.manifest import Utterance, write_manifest
 from edge_runtime.tokens import Vocabulary
 from training import checkpoint
 from training.data import Batch
-from training.manifest import Utterance, write_manifest
 from training.recipe import Recipe, load_recipe
 from training.store import build_store
 from training.tokenizer import Tokenizer, train_tokenizer

@@ -10,8 +10,8 @@ import pytest
 import soundfile
 
 from edge_runtime.decoding import BeamConfig
+from edge_runtime.manifest import Utterance
 from tests.edge_runtime.tones import say, write_tone_bundle
-from training.manifest import Utterance
 from training.ngram import estimate
 from training.tune import GRID, START, Weights, errors, score, search, tune
 

@@ -31,8 +31,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from edge_runtime.manifest import read_manifest, write_atomically
     from training.confidence import fit, judge
-    from training.manifest import read_manifest, write_atomically
 
     judged = []
     for path in args.manifest:

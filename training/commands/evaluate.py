@@ -32,8 +32,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from edge_runtime.errors import ConfigError
+    from edge_runtime.manifest import read_manifest
     from training.evaluate import Report, evaluate_bundle, evaluate_checkpoint
-    from training.manifest import read_manifest
 
     utterances = read_manifest(args.manifest)[: args.limit]
     reports: list[Report] = []

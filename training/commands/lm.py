@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Estimate, prune and write; development sentences of the books say how good it is."""
-    from training.manifest import read_manifest
+    from edge_runtime.manifest import read_manifest
     from training.ngram import estimate
     from training.text import read_books, split_of, utterances
 

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     """Write the manifests; what was left out is counted on stderr."""
     from tqdm import tqdm
 
-    from training.manifest import write_manifest
+    from edge_runtime.manifest import write_manifest
     from training.prepare import commonvoice, librispeech, utterances
 
     if args.corpus == "librispeech":

@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train and write the tokenizer."""
-    from training.manifest import read_manifest
+    from edge_runtime.manifest import read_manifest
     from training.tokenizer import train_tokenizer
 
     texts = [utterance.text for path in args.manifest for utterance in read_manifest(path)]

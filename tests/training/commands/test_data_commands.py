@@ -11,9 +11,9 @@ import pytest
 import soundfile
 
 from edge_runtime.errors import ConfigError
+from edge_runtime.manifest import read_manifest
 from tests.training.corpus import sentence
 from training.commands import features, prepare, tokenizer
-from training.manifest import read_manifest
 from training.store import FeatureStore
 from training.tokenizer import Tokenizer
 

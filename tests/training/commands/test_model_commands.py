@@ -10,13 +10,13 @@ import pytest
 from edge_runtime.bundle import Bundle
 from edge_runtime.confidence import ConfidenceMap
 from edge_runtime.errors import ConfigError
+from edge_runtime.manifest import read_manifest
 from tests.training.commands.test_data_commands import run
 from tests.training.corpus import make_corpus, sentence
 from tests.training.encoders import small
 from training import checkpoint
 from training.commands import confidence, evaluate, export
 from training.evaluate import evaluate_bundle, evaluate_checkpoint
-from training.manifest import read_manifest
 from training.tokenizer import train_tokenizer
 
 

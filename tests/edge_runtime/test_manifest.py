@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from edge_runtime.errors import ConfigError
-from training.manifest import Utterance, read_manifest, write_manifest
+from edge_runtime.manifest import Utterance, read_manifest, write_manifest
 
 
 def written(path: Path, *lines: str) -> Path:

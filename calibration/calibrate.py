@@ -1,0 +1,212 @@
+"""INT8 from beginning to end: observe, choose, emit, prove.
+
+    found = calibrate(bundle.model(), spec, Plan(utterances=...), out, targets=("x86", "dynamic"))
+
+Also a script: `python calibration/calibrate.py --help`, the same as `vitconformer calibrate`.
+
+The method is chosen by what it does to the model's output, not by what it does to a tensor: every
+candidate becomes a file, and the one whose log-probabilities diverge least from the float model's
+wins.  Sounds for choosing are not those that ranges were observed on.  If even the best changes more
+tokens than the budget allows, the layers that hurt most stay float, as few as will do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from calibration import census
+from calibration.compare import Difference, compare, least_kept, logprobs
+from calibration.emit import emit
+from calibration.graph import FloatGraph, load_graph
+from calibration.methods import METHODS
+from calibration.observe import Plan, observe
+from calibration.ranges import Ranges
+from edge_runtime.audio import open_audio
+from edge_runtime.engine import Engine
+from edge_runtime.errors import AudioError, ConfigError
+from edge_runtime.features import open_frontend
+from edge_runtime.manifest import Utterance, write_atomically
+from edge_runtime.modelspec import ModelSpec
+
+log = logging.getLogger(__name__)
+
+RANGES_NAME = "ranges.json"
+HELD_BACK = 24  # utterances that methods are compared on, at least; a tenth of more than 240
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What came out."""
+
+    ranges: Ranges
+    files: dict[str, Path]  # target -> INT8 file
+    differences: dict[str, Difference]  # target -> what quantisation changed
+    kernels: dict[str, dict[str, int]]  # target -> operators that onnxruntime runs
+
+
+def file_name(target: str) -> str:
+    """The INT8 file of a target: `encoder.int8-x86.onnx`."""
+    return f"encoder.int8-{target}.onnx"
+
+
+def calibrate(
+    model: Path,
+    engine: Engine,
+    plan: Plan,
+    out: Path,
+    *,
+    targets: Sequence[str],
+    budget: float = 0.02,
+    ranges: Ranges | None = None,
+    progress: Callable[[str, int, int], object] = lambda what, done, total: None,
+) -> Calibration:
+    """Ranges and INT8 files under `out`.
+
+    Args:
+        model: the float graph; `engine` has it open, and knows its windows.
+        plan: what to observe; its last tenth, `HELD_BACK` at least, is kept for comparing.
+        budget: edits per token that INT8 may cost before layers are kept in float.
+        ranges: of an earlier calibration of this model; then nothing is observed or chosen.
+
+    Raises:
+        BundleError: the graph or the ranges cannot be used, or onnxruntime would run a file in
+            float; files that were there before stay.
+        ConfigError, AudioError: the manifest is too short or an audio file cannot be read.
+    """
+    graph, spec = load_graph(model), engine.spec
+    held_back = max(HELD_BACK, len(plan.utterances) // 10)
+    if len(plan.utterances) <= held_back:
+        raise ConfigError(
+            f"the manifest has {len(plan.utterances)} utterances; calibration wants more than "
+            f"{held_back}, which it keeps for comparing methods"
+        )
+    observed = dataclasses.replace(plan, utterances=plan.utterances[:-held_back])
+    sounds = [_features(u, spec) for u in plan.utterances[-held_back:]]
+    expected = logprobs(graph.model, spec, sounds)
+    if ranges is None:
+        ranges = _ranges(graph, spec, observed, out, progress)
+        ranges = _choose(graph, spec, ranges, sounds, expected, budget, progress)
+    ranges.scales(graph)  # those of another model are refused before anything is written
+
+    files, differences, found = {}, {}, {}
+    for target in targets:
+        content = emit(graph, ranges, target)
+        path = out / file_name(target)
+        part = out / f".{path.name}.part"  # proved before it takes the place of an older one
+        write_atomically(part, content)
+        try:
+            products = len(graph.linears) - len(ranges.keep_float)
+            # Its kernels are those of another processor: nothing here would run it fast.
+            chosen = census.kernels(part) if target == "arm64" else census.check(part, products)
+            found[target] = dict(sorted(chosen.items()))
+            got = logprobs(onnx.load_from_string(content), spec, sounds)
+            differences[target] = compare(expected, got, spec.blank_id)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        files[target] = path
+    ranges.write(out / RANGES_NAME)
+    return Calibration(ranges=ranges, files=files, differences=differences, kernels=found)
+
+
+def _ranges(
+    graph: FloatGraph,
+    spec: ModelSpec,
+    plan: Plan,
+    out: Path,
+    progress: Callable[[str, int, int], object],
+) -> Ranges:
+    partial = out / f".{RANGES_NAME}.partial"
+    seen = observe(
+        graph, spec, plan, partial,
+        progress=lambda chunks: progress("observing", min(chunks, plan.chunks), plan.chunks),
+    )  # fmt: skip
+    lines = [u.to_json() for u in plan.utterances]
+    ranges = Ranges.of(
+        graph,
+        seen,
+        manifest_sha256=hashlib.sha256(json.dumps(lines).encode()).hexdigest(),
+        tools={name: importlib.metadata.version(name) for name in ("onnx", "onnxruntime", "numpy")},
+    )
+    partial.unlink(missing_ok=True)
+    return ranges
+
+
+def _choose(
+    graph: FloatGraph,
+    spec: ModelSpec,
+    ranges: Ranges,
+    sounds: list[NDArray[np.float32]],
+    expected: list[NDArray[np.float32]],
+    budget: float,
+    progress: Callable[[str, int, int], object],
+) -> Ranges:
+    """The method that changes the output least, and the layers that must stay float."""
+
+    def cost(candidate: Ranges, some: slice = slice(None)) -> Difference:
+        file = onnx.load_from_string(emit(graph, candidate, "x86"))
+        return compare(expected[some], logprobs(file, spec, sounds[some]), spec.blank_id)
+
+    methods = {}
+    for number, method in enumerate(METHODS):
+        progress("comparing methods", number, len(METHODS))
+        methods[method] = cost(dataclasses.replace(ranges, method=method))
+    progress("comparing methods", len(METHODS), len(METHODS))
+    best = min(methods, key=lambda method: methods[method].divergence)
+    ranges = dataclasses.replace(
+        ranges,
+        method=best,
+        measured={"methods": {method: cost.to_json() for method, cost in methods.items()}},
+    )
+    if methods[best].tokens <= budget:
+        return ranges
+
+    names = [linear.name for linear in graph.linears]
+    some = slice(8)  # an estimate of their order is enough
+    alone = {}
+    for number, name in enumerate(names):
+        progress("weighing layers", number, len(names))
+        others = tuple(other for other in names if other != name)
+        alone[name] = cost(dataclasses.replace(ranges, keep_float=others), some).divergence
+    progress("weighing layers", len(names), len(names))
+
+    def fits(kept: list[str]) -> bool:
+        return cost(dataclasses.replace(ranges, keep_float=tuple(kept))).tokens <= budget
+
+    kept = least_kept(names, alone.__getitem__, fits)
+    log.info("%d of %d layers stay float: %s", len(kept), len(names), ", ".join(kept))
+    return dataclasses.replace(
+        ranges,
+        keep_float=tuple(kept),
+        measured={
+            **ranges.measured,
+            "alone": {name: float(f"{value:.4g}") for name, value in alone.items()},
+        },
+    )
+
+
+def _features(utterance: Utterance, spec: ModelSpec) -> NDArray[np.float32]:
+    try:
+        with open_audio(utterance.audio_filepath) as source:
+            samples = np.concatenate([*source.blocks(), np.zeros(0, np.float32)])
+    except OSError as error:
+        raise AudioError(f"{utterance.audio_filepath}: {error.strerror}") from error
+    return open_frontend(spec.frontend).compute(samples)
+
+
+if __name__ == "__main__":
+    from edge_runtime.cli import main
+
+    sys.exit(main(["calibrate", *sys.argv[1:]]))
