@@ -78,7 +78,7 @@ def playlist(clips: list[Samples], row: int, seconds: int) -> Samples:
 def batched(*, bundle: str, chunk_ms: int, audio: list[str]) -> dict[str, Any]:
     from edge_runtime.recognizer import Recognizer
 
-    recognizer = Recognizer.open(bundle, chunk_ms=chunk_ms)
+    recognizer = Recognizer.open(bundle, chunk_ms=chunk_ms, precision="float32")
     recognizer.batch(len(audio)).push([np.zeros(SAMPLE_RATE, np.float32)] * len(audio))
     rows = [measure.blocks(np.load(path), chunk_ms) for path in audio]
     finals: list[list[str]] = [[] for _ in audio]
@@ -96,7 +96,7 @@ def batched(*, bundle: str, chunk_ms: int, audio: list[str]) -> dict[str, Any]:
 def one_by_one(*, bundle: str, chunk_ms: int, audio: list[str]) -> dict[str, Any]:
     from edge_runtime.recognizer import Recognizer
 
-    recognizer = Recognizer.open(bundle, chunk_ms=chunk_ms)
+    recognizer = Recognizer.open(bundle, chunk_ms=chunk_ms, precision="float32")
     recognizer.stream().push(np.zeros(SAMPLE_RATE, np.float32))
     rows = [measure.blocks(np.load(path), chunk_ms) for path in audio]
     finals = []

@@ -47,7 +47,7 @@ def judge(bundle: Path, utterances: Sequence[Utterance], chunk_ms: int) -> dict[
     from edge_runtime.recognizer import Recognizer
     from training.evaluate import recognise
 
-    recognizer = Recognizer.open(bundle, chunk_ms=chunk_ms)
+    recognizer = Recognizer.open(bundle, chunk_ms=chunk_ms, precision="float32")
     confidences: list[float] = []
     right: list[bool] = []
     scores: list[float] = []

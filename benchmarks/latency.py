@@ -124,7 +124,7 @@ def follow(
     """Latencies at one chunk size, over all sentences."""
     from edge_runtime.recognizer import Recognizer
 
-    recognizer = Recognizer.open(bundle, chunk_ms=chunk_ms)
+    recognizer = Recognizer.open(bundle, chunk_ms=chunk_ms, precision="float32")
     silence = np.zeros(round(SILENCE_S * SAMPLE_RATE), np.float32)
     screens(recognizer.stream(), silence)  # first runs allocate
     emission: list[float] = []

@@ -75,7 +75,7 @@ def long_stream(
     """Resident MB after `settled_s` of audio and after `total_s`."""
     from edge_runtime.recognizer import Recognizer
 
-    recognizer = Recognizer.open(bundle, chunk_ms=chunk_ms)
+    recognizer = Recognizer.open(bundle, chunk_ms=chunk_ms, precision="float32")
     stream = recognizer.stream()
     pause = np.zeros(SAMPLE_RATE, np.float32)
     done, settled, finals = 0, 0.0, 0

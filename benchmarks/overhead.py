@@ -44,7 +44,9 @@ def parts(*, bundle: str, chunk_ms: int, files: list[str], repeats: int) -> dict
     from edge_runtime.commands import bench
     from edge_runtime.recognizer import Recognizer
 
-    found = bench.measure(Recognizer.open(bundle, chunk_ms=chunk_ms), files, repeats)
+    found = bench.measure(
+        Recognizer.open(bundle, chunk_ms=chunk_ms, precision="float32"), files, repeats
+    )
     return {**found, "rest_share": found["rtf_rest"] / found["rtf"]}
 
 

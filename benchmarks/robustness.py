@@ -42,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from edge_runtime.recognizer import Recognizer
 
-    recognizer = Recognizer.open(args.bundle, chunk_ms=args.chunk_ms)
+    recognizer = Recognizer.open(args.bundle, chunk_ms=args.chunk_ms, precision="float32")
     sets = {}
     for name, utterances in measure.manifests(args.manifest, args.limit).items():
         clips = [measure.load(u.audio_filepath) for u in utterances]

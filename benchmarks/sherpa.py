@@ -121,7 +121,7 @@ def rewrite(source: Path, target: Path, *, frames: int) -> None:
 def run_ours(*, bundle: str, model: str, chunk_ms: int, audio: list[str]) -> dict[str, float]:
     from edge_runtime.recognizer import Recognizer
 
-    recognizer = Recognizer.open(bundle, chunk_ms=chunk_ms, endpoint=None)
+    recognizer = Recognizer.open(bundle, chunk_ms=chunk_ms, endpoint=None, precision="float32")
 
     def recognise(pieces: list[Samples]) -> None:
         stream = recognizer.stream()

@@ -4,9 +4,9 @@
 
 Also a script: `python calibration/calibrate.py --help`, the same as `vitconformer calibrate`.
 
-The method is chosen by what it does to the model's output, not by what it does to a tensor: every
-candidate becomes a file, and the one whose log-probabilities diverge least from the float model's
-wins.  Sounds for choosing are not those that ranges were observed on.  If even the best changes more
+The method is chosen by what it does to the model's output, not by what it does to a tensor: each
+becomes a file, and the one whose log-probabilities diverge least from the float model's wins.
+Sounds for choosing are not those that ranges were observed on.  If even the best changes more
 tokens than the budget allows, the layers that hurt most stay float, as few as will do.
 """
 

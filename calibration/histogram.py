@@ -54,6 +54,9 @@ class Histogram:
         return np.asarray((np.arange(BINS) + 0.5) * (self.limit / BINS), np.float64)
 
     def beyond(self, magnitude: float) -> float:
-        """Share of the values above `magnitude`, to the resolution of a bin."""
+        """Share of the values in the bins that lie wholly above `magnitude`."""
         total = self.counts.sum()
-        return float(self.counts[self.centres > magnitude].sum() / total) if total else 0.0
+        if not total:
+            return 0.0
+        first = int(np.ceil(magnitude * (BINS / self.limit)))
+        return float(self.counts[first:].sum() / total)

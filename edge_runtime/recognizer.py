@@ -41,6 +41,7 @@ from edge_runtime.engine import Engine, Session
 from edge_runtime.events import Event, Final, Hypothesis, Partial, Word
 from edge_runtime.features import Frontend, checked, open_frontend
 from edge_runtime.frame_stats import FrameStats
+from edge_runtime.precision import AUTO, choose, this_processor
 from edge_runtime.tokens import Vocabulary
 
 Samples = NDArray[np.float32]
@@ -72,11 +73,14 @@ class Recognizer:
         decoder: DecoderConfig | None = None,
         endpoint: EndpointConfig | None = EndpointConfig(),  # noqa: B008  frozen
         pad_start: bool = True,
-        precision: str = "float32",
+        precision: str = AUTO,
         backend: str = "onnxruntime",
         threads: int = 1,
     ) -> Recognizer:
         """Opens a bundle; `chunk_ms` is one of `chunk_variants_ms`, by default the bundle's.
+
+        `precision` is one of the bundle's models ("float32", "int8-x86", ...), or "auto": INT8
+        where the bundle has it and the processor is fast at it (`edge_runtime.precision`).
 
         `pad_start` matters to models whose windows overlap, which are NeMo's: it gives the first
         window zeros to look back on, as NeMo does. Without it, as in sherpa-onnx, the first 90 ms
@@ -87,6 +91,8 @@ class Recognizer:
         """
         decoder = decoder or GreedyConfig()
         bundle = Bundle.open(path)
+        if precision == AUTO:
+            precision, _ = choose(bundle.manifest.precisions, this_processor())
         vocabulary = bundle.vocabulary()
         confidence = bundle.confidence_file()
         engine = Engine.from_bundle(bundle, precision=precision, backend=backend, threads=threads)

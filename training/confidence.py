@@ -61,7 +61,7 @@ def judge(
     """
     recorder = _Recorder()
     recognizer = dataclasses.replace(
-        Recognizer.open(bundle, chunk_ms=chunk_ms),
+        Recognizer.open(bundle, chunk_ms=chunk_ms, precision="float32"),
         confidence=recorder,  # type: ignore[arg-type]
     )
     augmenter = Augmenter(AUGMENTATIONS[augment]) if augment != "none" else None

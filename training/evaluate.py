@@ -171,14 +171,19 @@ def recognise(recognizer: Recognizer, blocks: Iterable[NDArray[np.float32]]) -> 
 
 
 def evaluate_bundle(
-    bundle: Path, utterances: Sequence[Utterance], chunk_ms: int, *, beam: int = 0
+    bundle: Path,
+    utterances: Sequence[Utterance],
+    chunk_ms: int,
+    *,
+    beam: int = 0,
+    precision: str = "float32",
 ) -> Report:
     """The recogniser itself over audio files: finals of each file joined.
 
     With `beam` hypotheses it searches, with the bundle's language model if it has one.
     """
     decoder = BeamConfig(beam=beam, **Bundle.open(bundle).decoding()) if beam else GreedyConfig()
-    recognizer = Recognizer.open(bundle, chunk_ms=chunk_ms, decoder=decoder)
+    recognizer = Recognizer.open(bundle, chunk_ms=chunk_ms, decoder=decoder, precision=precision)
     results = []
     for utterance in utterances:
         with open_audio(utterance.audio_filepath) as source:

@@ -21,7 +21,7 @@ HELP = "verify a model bundle and describe it"
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", nargs="?", metavar="BUNDLE", help="directory (default: the demo)")
     parser.add_argument(
-        "--precision", metavar="NAME", help="which of its models (default: float32)"
+        "--precision", metavar="NAME", help="which of its models (default: what would run here)"
     )
     parser.add_argument("--json", action="store_true", help="everything, as one JSON object")
 
@@ -63,14 +63,11 @@ def describe(path: Any, precision: str | None = None) -> dict[str, Any]:
 
 def _runtime(bundle: Bundle, precision: str | None) -> dict[str, Any]:
     """What would run the model, which of its files, and why."""
-    available = sorted(bundle.manifest.precisions)
+    from edge_runtime.precision import choose, this_processor
+
+    chosen, why = choose(bundle.manifest.precisions, this_processor())
     if precision:
-        why = "asked for"
-    elif available == ["float32"]:
-        why = "the only one in the bundle"
-    else:
-        why = f"the default; the bundle also has {', '.join(set(available) - {'float32'})}"
-    chosen = precision or "float32"
+        chosen, why = precision, "asked for"
     return {
         "backend": "onnxruntime",
         "version": _installed("onnxruntime"),

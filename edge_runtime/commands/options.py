@@ -31,7 +31,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help=f"model bundle (default: ${BUNDLE_VARIABLE}, else bundles/{DEFAULT_BUNDLE})",
     )
     group.add_argument(
-        "--precision", metavar="NAME", help="which of the bundle's models to run (default: float32)"
+        "--precision",
+        metavar="NAME",
+        help="which of the bundle's models to run, e.g. float32 (default: INT8 where it is there "
+        "and fast)",
     )
     group.add_argument(
         "--threads", type=_threads, metavar="N", help="threads of the engine (default: 1)"

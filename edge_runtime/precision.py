@@ -1,0 +1,60 @@
+"""Which of a bundle's models runs on this processor.
+
+INT8 is only faster where the processor multiplies eight-bit numbers into 32-bit sums in one
+instruction: VNNI on x86-64, the dot-product extension on ARM64.  Without VNNI, onnxruntime's
+kernels for x86 add pairs of products in 16 bits, which overflow: results would change.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+AUTO = "auto"
+FLOAT = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class Processor:
+    """What matters of a processor."""
+
+    machine: str  # as `uname -m` says it
+    features: frozenset[str]  # as Linux names them
+
+    @property
+    def int8(self) -> tuple[str, ...]:
+        """The INT8 models that are fast here, best first."""
+        if self.machine in ("x86_64", "AMD64") and self.features & {"avx512_vnni", "avx_vnni"}:
+            return ("int8-x86", "int8-dynamic")
+        if self.machine in ("aarch64", "arm64") and "asimddp" in self.features:
+            return ("int8-arm64", "int8-dynamic")
+        return ()
+
+
+def this_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Processor:
+    """The one we run on; without features where the system does not tell them."""
+    try:
+        for line in cpuinfo.read_text(encoding="ascii", errors="replace").splitlines():
+            name, _, features = line.partition(":")
+            if name.strip() in ("flags", "Features"):
+                return Processor(platform.machine(), frozenset(features.split()))
+    except OSError:
+        pass
+    return Processor(platform.machine(), frozenset())
+
+
+def choose(available: Collection[str], processor: Processor) -> tuple[str, str]:
+    """One of `available`, and why, for people. Not verified to be there: `Bundle.model` is."""
+    fast = processor.int8
+    for precision in fast:
+        if precision in available:
+            return precision, "INT8, which is fast on this processor"
+    if FLOAT not in available:
+        return next(iter(available)), "the bundle has no float model"
+    if not any(name.startswith("int8") for name in available):
+        return FLOAT, "the only one in the bundle"
+    if fast:
+        return FLOAT, f"the bundle has no {' or '.join(fast)}"
+    return FLOAT, "this processor has no fast INT8 instructions"
