@@ -61,10 +61,10 @@ define install_torch
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install $(TORCH)
 endef
 
-.PHONY: help run listen test check fix bench results voices kokoro bundle lock clean
+.PHONY: help run listen test check fix bench bench-int8 results voices kokoro bundle lock clean
 
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 20
 
 run: $(STAMPS)/edge ## Transcribe the sample clips live, or AUDIO=any.wav (no torch is installed)
 ifdef AUDIO
@@ -92,6 +92,9 @@ fix: $(STAMPS)/dev ## Repair what lint and formatting can repair
 
 bench: $(STAMPS)/dev ## Measure on this machine; ARGS='--only sherpa' chooses what (benchmarks/README.md)
 	@$(BIN)/python benchmarks/run.py $(ARGS)
+
+bench-int8: $(STAMPS)/dev ## Measure INT8 against float; the last line says it in short
+	@$(BIN)/python benchmarks/int8.py $(ARGS)
 
 results: $(STAMPS)/dev ## Write docs/results.md and the README's table from benchmarks/results/
 	@$(BIN)/python benchmarks/report.py

@@ -2,7 +2,8 @@
 
 A benchmark is a module whose docstring says what its numbers mean; the docstring is printed beside
 them. It has `configure(parser)`, `run(args) -> results` (JSON values) and `table(results)`, rows of
-text of which the first is the header. `main` makes a program of it, and these rules hold for all:
+text of which the first is the header; perhaps `headline(results)`, one line for scripts. `main`
+makes a program of it, and these rules hold for all:
 
 * time is the processor's, user and system, not the clock's: other programs on the machine then cost
   less precision, though never none;
@@ -89,6 +90,8 @@ def main(module: ModuleType) -> int:
         sys.stdout.write(json.dumps(about, indent=1) + "\n")
     else:
         sys.stdout.write(markdown(module.table(results)))
+        if hasattr(module, "headline"):
+            sys.stdout.write(f"{module.headline(results)}\n")
     return 0
 
 
@@ -133,7 +136,7 @@ def commit() -> str:
     git = ["git", "-C", str(ROOT)]
     try:
         head = subprocess.check_output([*git, "rev-parse", "--short=10", "HEAD"], text=True).strip()
-        code = ["edge_runtime", "training", "bundles", "benchmarks/*.py"]
+        code = ["edge_runtime", "training", "calibration", "bundles", "benchmarks/*.py"]
         changed = subprocess.check_output([*git, "status", "--porcelain", "--", *code], text=True)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

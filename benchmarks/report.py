@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.measure import RESULTS, ROOT, Table, markdown, say
 
 ORDER = ("parity", "sherpa", "gemm", "overhead", "batch", "memory", "accuracy", "robustness",
-         "latency", "confidence")  # fmt: skip
+         "latency", "confidence", "int8")  # fmt: skip
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 SEEN, HELD_OUT, REAL = "seen-voices", "held-out-voices", "reader-5652"  # names of test sets
 
@@ -156,6 +156,45 @@ def _confidence(name: str) -> Callable[[Results], Finding]:
     return find
 
 
+def _int8_speed(results: Results) -> Finding:
+    ratios = {chunk_ms: results["chunks"][str(chunk_ms)]["graph_ratio"] for chunk_ms in (320, 80)}
+    text = ", ".join(f"{ratio:.2f} at {chunk_ms} ms" for chunk_ms, ratio in ratios.items())
+    return text, ratios[320] <= 0.4 and ratios[80] <= 0.5
+
+
+def _int8_sherpa(results: Results) -> Finding:
+    ratios = {
+        chunk_ms: results["chunks"][str(chunk_ms)]["ratio_to_sherpa"] for chunk_ms in (320, 80)
+    }
+    text = ", ".join(f"{ratio:.2f} at {chunk_ms} ms" for chunk_ms, ratio in ratios.items())
+    return text, max(ratios.values()) <= 0.9
+
+
+def _int8_wer(results: Results) -> Finding:
+    cells, met = [], True
+    for name, found in results["sets"].items():
+        difference, (low, high) = found["difference"], found["interval"]
+        cells.append(f"{100 * difference:+.2f} ({100 * low:+.2f} to {100 * high:+.2f}) {name}")
+        met &= difference <= 0.003 and difference <= 0.01 * found["wer"]["float"] and low <= 0
+    return "; ".join(cells), met
+
+
+def _int8_ece(results: Results) -> Finding:
+    found = {name: s["ece"]["int8"] - s["ece"]["float"] for name, s in results["sets"].items()}
+    text = ", ".join(f"{difference:+.3f} {name}" for name, difference in found.items())
+    return text, max(found.values()) <= 0.01
+
+
+def _int8_drift(results: Results) -> Finding:
+    parts = results["agreement"]["edits_per_token"]
+    return " ".join(f"{100 * part:.2f}" for part in parts), None
+
+
+def _int8_size(results: Results) -> Finding:
+    ratio = results["size_ratio_to_float32_weights"]
+    return f"{ratio:.2f}", ratio <= 0.3
+
+
 TARGETS = (
     Target(
         what="chunked against offline: largest difference of a log-probability; equal tokens",
@@ -258,6 +297,34 @@ TARGETS = (
         aim="",
         benchmark="latency",
         find=_latency("final_by_pause_s"),
+    ),
+    Target(
+        what="INT8 / float, CPU time of the graph",
+        aim="≤ 0.4 at 320 ms, ≤ 0.5 at 80 ms",
+        benchmark="int8",
+        find=_int8_speed,
+    ),
+    Target(
+        what="INT8 / sherpa-onnx with its usual dynamic INT8, CPU time with features and decoding",
+        aim="≤ 0.9",
+        benchmark="int8",
+        find=_int8_sherpa,
+    ),
+    Target(
+        what="WER of INT8 less that of float at 320 ms, points (95 % interval)",
+        aim="≤ 0.3, ≤ 1 % of float's, not significant",
+        benchmark="int8",
+        find=_int8_wer,
+    ),
+    Target(what="ECE of INT8 less that of float", aim="≤ 0.01", benchmark="int8", find=_int8_ece),
+    Target(
+        what="INT8 file / the model in float32", aim="≤ 0.30", benchmark="int8", find=_int8_size
+    ),
+    Target(
+        what="INT8 against float, edits per 100 tokens in every 10 minutes of an hour's stream",
+        aim="",
+        benchmark="int8",
+        find=_int8_drift,
     ),
     *(
         Target(

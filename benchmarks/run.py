@@ -22,6 +22,7 @@ WITH_MANIFESTS = (
     "accuracy",
     "robustness",
     "confidence",
+    "int8",
 )  # the others measure speed, on the sample clips
 WITH_CHECKPOINT = ("parity", "accuracy")
 
@@ -33,7 +34,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=report.ORDER, help="these (default: all)")
     parser.add_argument("--bundle", type=measure.absolute, metavar="DIR")
     measure.add_checkpoint_option(parser, default=None)
-    measure.add_manifest_option(parser, default="for accuracy, robustness and confidence")
+    measure.add_manifest_option(parser, default="for accuracy, robustness, confidence and int8")
     args = parser.parse_args()
     failed = []
     for name in args.only or report.ORDER:
