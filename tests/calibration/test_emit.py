@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import soundfile
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
@@ -18,6 +19,7 @@ from calibration.graph import FloatGraph, load_graph, replace_nodes
 from calibration.ranges import Ranges
 from edge_runtime.engine import Engine
 from edge_runtime.errors import BundleError, ConfigError
+from edge_runtime.features import open_frontend
 from tests.calibration.graphs import features, logprobs, ranges_of, spec_of, write_encoder
 from training.config import ARMS
 
@@ -156,3 +158,39 @@ def test_an_unknown_target_is_refused(tmp_path: Path) -> None:
     graph, ranges = ranges_of(write_encoder(tmp_path / "encoder.onnx"), SOUND)
     with pytest.raises(ConfigError, match="no target 'mips': there are x86, arm64, dynamic"):
         emit(graph, ranges, "mips")
+
+
+def test_a_nemo_model_with_overlapping_windows_is_calibrated_too(tmp_path: Path) -> None:
+    from calibration.observe import Plan, observe
+    from edge_runtime.manifest import Utterance
+    from tests import models
+    from tests.edge_runtime.tones import RATE, say
+
+    model = models.nemo_model()
+    (loudness,) = (node for node in model.graph.node if node.op_type == "ReduceMean")
+    at = list(model.graph.node).index(loudness)
+    before, loudness.output[0] = loudness.output[0], "loudness"
+    model.graph.initializer.append(numpy_helper.from_array(np.eye(80, dtype=np.float32), "eye"))
+    model.graph.node.insert(at + 1, helper.make_node("MatMul", ["loudness", "eye"], [before]))
+    path = tmp_path / "nemo.onnx"
+    onnx.save(model, path)
+
+    sound = say("t20 t35, t50 t11")
+    soundfile.write(tmp_path / "tones.wav", sound, RATE)
+    engine = Engine.open(path)
+    assert engine.spec.default_window.overlap == 9
+    graph = load_graph(path)
+    plan = Plan(
+        utterances=(
+            Utterance(audio_filepath=tmp_path / "tones.wav", duration=1.0, text="", speaker=""),
+        ),
+        chunks=60,
+    )
+    seen = observe(graph, engine.spec, plan, tmp_path / "partial")
+    ranges = Ranges.of(graph, seen, manifest_sha256="", tools={})
+    frames = open_frontend("nemo_exact").compute(sound)
+    expected = logprobs(graph.model, engine.spec, frames).argmax(1)
+    assert len(set(expected.tolist())) == 5  # four tones and the blank
+    for target in TARGETS:
+        found = logprobs(onnx.load_from_string(emit(graph, ranges, target)), engine.spec, frames)
+        np.testing.assert_array_equal(found.argmax(1), expected)
