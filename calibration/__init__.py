@@ -1,4 +1,4 @@
-"""The spoke that quantises: INT8 models for CPUs from an exported float graph.  Never torch.
+"""The spoke that quantises: INT8 models from an exported float graph.  Never torch.
 
 One calibration gives one `ranges.json`; every INT8 file is derived from it and the float graph.
 
@@ -10,7 +10,9 @@ histogram   magnitudes of one tensor, gathered in bounded memory
 observe     runs streams through the graph and gathers what enters its linear layers
 methods     histograms to ranges: greatest, percentiles, least squared error, least divergence
 ranges      `ranges.json`
-emit        a graph and its ranges to INT8 files: static for x86 and ARM64, dynamic
+emit        a graph and its ranges to files for onnxruntime: static for x86 and ARM64, dynamic
+qdq         the same to files for TensorRT
+lint        what TensorRT would refuse in such a file
 census      which kernels onnxruntime really picks for a file
 compare     an INT8 file against the float graph, streaming
 calibrate   all of it, in order

@@ -18,6 +18,7 @@ import importlib.metadata
 import json
 import logging
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,16 +27,18 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from calibration import census
-from calibration.compare import Difference, compare, least_kept, logprobs
+from calibration import census, qdq
+from calibration.compare import LITERAL, Difference, compare, least_kept, logprobs
+from calibration.emit import TARGETS as CPU_TARGETS
 from calibration.emit import emit
 from calibration.graph import FloatGraph, load_graph
+from calibration.lint import lint
 from calibration.methods import METHODS
 from calibration.observe import Plan, observe
 from calibration.ranges import Ranges
 from edge_runtime.audio import open_audio
 from edge_runtime.engine import Engine
-from edge_runtime.errors import AudioError, ConfigError
+from edge_runtime.errors import AudioError, BundleError, ConfigError
 from edge_runtime.features import open_frontend
 from edge_runtime.manifest import Utterance, write_atomically
 from edge_runtime.modelspec import ModelSpec
@@ -43,6 +46,8 @@ from edge_runtime.modelspec import ModelSpec
 log = logging.getLogger(__name__)
 
 RANGES_NAME = "ranges.json"
+TARGETS = (*CPU_TARGETS, *qdq.TARGETS)
+TENSORRT = {"trt10": (10, 3), "trt8": (8, 6)}  # the oldest release that each form is for
 HELD_BACK = 24  # utterances that methods are compared on, at least; a tenth of more than 240
 
 
@@ -53,7 +58,7 @@ class Calibration:
     ranges: Ranges
     files: dict[str, Path]  # target -> INT8 file
     differences: dict[str, Difference]  # target -> what quantisation changed
-    kernels: dict[str, dict[str, int]]  # target -> operators that onnxruntime runs
+    kernels: dict[str, dict[str, int]]  # target -> operators that would run
 
 
 def file_name(target: str) -> str:
@@ -101,17 +106,17 @@ def calibrate(
     ranges.scales(graph)  # those of another model are refused before anything is written
 
     files, differences, found = {}, {}, {}
+    products = len(graph.linears) - len(ranges.keep_float)
     for target in targets:
-        content = emit(graph, ranges, target)
+        form = qdq.emit if target in qdq.TARGETS else emit
+        content = form(graph, ranges, target)
         path = out / file_name(target)
         part = out / f".{path.name}.part"  # proved before it takes the place of an older one
         write_atomically(part, content)
         try:
-            products = len(graph.linears) - len(ranges.keep_float)
-            # Its kernels are those of another processor: nothing here would run it fast.
-            chosen = census.kernels(part) if target == "arm64" else census.check(part, products)
-            found[target] = dict(sorted(chosen.items()))
-            got = logprobs(onnx.load_from_string(content), spec, sounds)
+            found[target] = _prove(part, target, products)
+            config = LITERAL if target in qdq.TARGETS else None
+            got = logprobs(onnx.load_from_string(content), spec, sounds, config=config)
             differences[target] = compare(expected, got, spec.blank_id)
             part.replace(path)
         finally:
@@ -119,6 +124,26 @@ def calibrate(
         files[target] = path
     ranges.write(out / RANGES_NAME)
     return Calibration(ranges=ranges, files=files, differences=differences, kernels=found)
+
+
+def _prove(file: Path, target: str, products: int) -> dict[str, int]:
+    """Operators that would run.  Raises BundleError for a file that its engine would not like."""
+    if target in TENSORRT:
+        model = onnx.load(file)
+        findings = [f for f in lint(model, tensorrt=TENSORRT[target]) if not f.warning]
+        if findings:
+            raise BundleError(
+                "; ".join(map(str, findings[:3])),
+                file=file_name(target),
+                expected="what TensorRT reads",
+                remedy="this is a bug in the calibration, not in your data: please report it",
+            )
+        kernels = Counter(node.op_type for node in model.graph.node)
+    elif target == "arm64":  # its kernels are those of another processor
+        kernels = census.kernels(file)
+    else:
+        kernels = census.check(file, products)
+    return dict(sorted(kernels.items()))
 
 
 def _ranges(

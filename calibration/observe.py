@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -154,8 +154,10 @@ def run_stream(
         yield results[5:]
 
 
-def session_of(model: onnx.ModelProto | Path, **options: Any) -> Any:
-    """An onnxruntime session on one thread."""
+def session_of(
+    model: onnx.ModelProto | Path, *, config: Mapping[str, str] | None = None, **options: Any
+) -> Any:
+    """An onnxruntime session on one thread, with entries and attributes of its options."""
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
@@ -164,6 +166,8 @@ def session_of(model: onnx.ModelProto | Path, **options: Any) -> Any:
     settings.log_severity_level = 4  # failures arrive as exceptions
     for name, value in options.items():
         setattr(settings, name, value)
+    for name, text in (config or {}).items():
+        settings.add_session_config_entry(name, text)
     source = str(model) if isinstance(model, Path) else model.SerializeToString()
     return onnxruntime.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
 

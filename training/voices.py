@@ -10,7 +10,7 @@ festival    30 x            the HTS voice of slt; the diphone voices: 300 x once
 espeak-ng  500 x            formant rules: robotic, but many accents and vocal tracts
 rhvoice     25 x            statistical voices of other recorded speakers (LGPL data)
 pico       150 x            SVOX Pico, one American and one British woman (Apache-2.0 data)
-kokoro       1.6 x          a neural model of 54 speakers, and mixtures of two (Apache-2.0)
+kokoro       1.6 x          a neural model: 50 speakers, and mixtures of two (Apache-2.0)
 ========== ================ ==================================================================
 
 Of RHVoice's voices, `evgeniy-eng` and `lyubov` are left out: their licence forbids derivatives.

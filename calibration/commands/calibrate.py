@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--targets", default="x86,dynamic", metavar="LIST",
-        help="comma-separated: x86, arm64, dynamic (default: x86,dynamic)",
+        help="comma-separated: x86, arm64, dynamic, trt10, trt8 (default: x86,dynamic)",
     )  # fmt: skip
     parser.add_argument(
         "--budget", type=float, default=0.02, metavar="X",
@@ -49,8 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from calibration.calibrate import calibrate
-    from calibration.emit import TARGETS
+    from calibration.calibrate import TARGETS, calibrate
     from calibration.observe import Plan
     from calibration.ranges import Ranges
     from edge_runtime.bundle import Bundle
@@ -103,7 +102,9 @@ def summary(found: Calibration) -> list[str]:
         lines.append(f"float stay: {', '.join(ranges.keep_float)}")
     for target, path in found.files.items():
         cost, kernels = found.differences[target], found.kernels[target]
-        products = ", ".join(f"{n} {kind}" for kind, n in kernels.items() if "MatMul" in kind)
+        products = ", ".join(
+            f"{n} {kind}" for kind, n in kernels.items() if "MatMul" in kind or "Quant" in kind
+        )
         lines.append(
             f"{path}: {path.stat().st_size / 1e6:.1f} MB; tokens changed {cost.tokens:.2%}, "
             f"{cost.snr_db:.1f} dB; {products}"
