@@ -54,16 +54,18 @@ def test_float32_pairs_are_the_grid_of_the_cpu_files(tmp_path: Path, arm: str) -
 
 
 @pytest.mark.parametrize("arm", ARMS)
-def test_float16_between_the_pairs_changes_little(tmp_path: Path, arm: str) -> None:
+def test_float16_between_the_pairs_is_as_near_to_the_float_model(tmp_path: Path, arm: str) -> None:
     path = write_encoder(tmp_path / "encoder.onnx", arm)
     graph, ranges = ranges_of(path, SOUND)
-    wide = literally(qdq.emit(graph, ranges, "trt8"), path)
-    half = literally(qdq.emit(graph, ranges, "trt10"), path)
-    assert np.isfinite(half).all()
-    signal, noise = (wide**2).sum(), ((wide - half) ** 2).sum()
-    assert 10 * np.log10(signal / noise) > 30  # dB
-    # Before there is a state, which carries on what fell to the other side of an edge.
-    assert np.median(np.abs(wide - half)[:4]) < 5e-3
+    expected = logprobs(graph.model, spec_of(path), SOUND)
+
+    def snr(target: str) -> float:
+        found = literally(qdq.emit(graph, ranges, target), path)
+        return float(10 * np.log10((expected**2).sum() / ((expected - found) ** 2).sum()))
+
+    # Rounded to half, a few values in a hundred fall to the other side of an edge, either way.
+    assert snr("trt10") > snr("trt8") - 1.5  # dB
+    assert snr("trt10") > 40
 
 
 def test_types_are_strong_and_states_are_half(tmp_path: Path) -> None:
