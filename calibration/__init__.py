@@ -10,8 +10,8 @@ histogram   magnitudes of one tensor, gathered in bounded memory
 observe     runs streams through the graph and gathers what enters its linear layers
 methods     histograms to ranges: greatest, percentiles, least squared error, least divergence
 ranges      `ranges.json`
-emit        a graph and its ranges to files for onnxruntime: static for x86 and ARM64, dynamic
-qdq         the same to files for TensorRT
+emit        a graph and its ranges to INT8 files, for onnxruntime and TensorRT
+qdq         the pairs of rounding and unrounding that TensorRT reads
 lint        what TensorRT would refuse in such a file
 census      which kernels onnxruntime really picks for a file
 compare     an INT8 file against the float graph, streaming

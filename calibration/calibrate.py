@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 
 from calibration import census, qdq
 from calibration.compare import LITERAL, Difference, compare, least_kept, logprobs
-from calibration.emit import TARGETS as CPU_TARGETS
 from calibration.emit import emit
 from calibration.graph import FloatGraph, load_graph
 from calibration.lint import lint
@@ -46,7 +45,6 @@ from edge_runtime.modelspec import ModelSpec
 log = logging.getLogger(__name__)
 
 RANGES_NAME = "ranges.json"
-TARGETS = (*CPU_TARGETS, *qdq.TARGETS)
 TENSORRT = {"trt10": (10, 3), "trt8": (8, 6)}  # the oldest release that each form is for
 HELD_BACK = 24  # utterances that methods are compared on, at least; a tenth of more than 240
 
@@ -108,8 +106,7 @@ def calibrate(
     files, differences, found = {}, {}, {}
     products = len(graph.linears) - len(ranges.keep_float)
     for target in targets:
-        form = qdq.emit if target in qdq.TARGETS else emit
-        content = form(graph, ranges, target)
+        content = emit(graph, ranges, target)
         path = out / file_name(target)
         part = out / f".{path.name}.part"  # proved before it takes the place of an older one
         write_atomically(part, content)

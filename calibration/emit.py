@@ -1,20 +1,20 @@
-"""INT8 files for onnxruntime on CPUs, derived from a float graph and its ranges: always the same
-bytes.
+"""INT8 files, derived from a float graph and its ranges: always the same bytes.
 
 =========== =============================================================================
-target      activations
+target      for
 =========== =============================================================================
-x86         uint8 around 128: what the VNNI kernels multiply with int8 weights
-arm64       int8 around 0: the same grid, the same results, for the dot-product kernels of ARM
-dynamic     uint8, ranges measured anew at every step; needs no calibration
+x86         onnxruntime: activations uint8 around 128, for the VNNI kernels of x86-64
+arm64       onnxruntime: int8 around 0, the same grid, for the dot-product kernels of ARM64
+dynamic     onnxruntime: ranges measured anew at every step; needs no calibration
+trt10, trt8 TensorRT: see `calibration.qdq`
 =========== =============================================================================
 
 Weights are int8 in steps of their own for every output, symmetric around zero.  Biases, states and
-everything between the linear layers stay float32.
+everything between the linear layers stay float.
 
-Products are onnxruntime's own operators, not the Q/DQ pairs of the standard from which it would
-have to guess them: it joins those only where nothing stands in between, never with their bias, and
-where it fails it multiplies in float without a word, four times slower.
+For onnxruntime products are its own operators, not the Q/DQ pairs of the standard from which it
+would have to guess them: it joins those only where nothing stands in between, never with their
+bias, and where it fails it multiplies in float without a word, four times slower.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from calibration import qdq
 from calibration.graph import FloatGraph, Linear, replace_nodes
-from calibration.methods import LEVELS
+from calibration.methods import quantised
 from calibration.ranges import Ranges
 from edge_runtime.errors import ConfigError
 
-TARGETS = ("x86", "arm64", "dynamic")
+CPU_TARGETS = ("x86", "arm64", "dynamic")
+TARGETS = (*CPU_TARGETS, *qdq.TARGETS)
 _ORT = "com.microsoft"  # the domain of onnxruntime's own operators
 
 
@@ -47,19 +49,14 @@ def emit(graph: FloatGraph, ranges: Ranges, target: str) -> bytes:
         raise ConfigError(f"no target {target!r}: there are {', '.join(TARGETS)}")
     scales = ranges.scales(graph)
     linears = [one for one in graph.linears if one.name not in ranges.keep_float]
+    if target in qdq.TARGETS:
+        return qdq.with_pairs(graph, linears, scales, target)
     return _Emission(graph, target, scales).run(linears)
-
-
-def quantised(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """f32 [inputs, outputs] -> int8 of the same shape, and the step of every output."""
-    steps = (np.abs(weight).max(axis=0) / LEVELS).astype(np.float32)
-    steps[steps == 0] = 1.0
-    return np.round(weight / steps).astype(np.int8), steps
 
 
 @dataclass(slots=True)
 class _Emission:
-    """One file in the making."""
+    """One file for onnxruntime in the making."""
 
     graph: FloatGraph
     target: str

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from calibration.histogram import BINS, Histogram
 
@@ -84,3 +85,10 @@ METHODS: Mapping[str, Callable[[Histogram], float]] = {
     "mse": squared_error,
     "kl": divergence,
 }
+
+
+def quantised(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """f32 [inputs, outputs] -> int8 of the same shape, and the step of every output."""
+    steps = (np.abs(weight).max(axis=0) / LEVELS).astype(np.float32)
+    steps[steps == 0] = 1.0
+    return np.round(weight / steps).astype(np.int8), steps

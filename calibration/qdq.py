@@ -20,17 +20,15 @@ built by TensorRT yet: what is tested is the form, and the arithmetic, in onnxru
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, shape_inference, version_converter
 
-from calibration.emit import quantised
 from calibration.graph import FloatGraph, Linear, replace_nodes
-from calibration.ranges import Ranges
-from edge_runtime.errors import ConfigError
+from calibration.methods import quantised
 
 TARGETS = ("trt10", "trt8")
 OPSETS = {"trt10": 19, "trt8": 17}
@@ -40,15 +38,10 @@ _GREATEST = 6.0e4  # of float16, rounded down; masks hold greater ones
 _CONTRACT_OUTPUTS = 5
 
 
-def emit(graph: FloatGraph, ranges: Ranges, target: str) -> bytes:
-    """The file of one target, the same bytes every time.
-
-    Raises BundleError if the ranges are those of another model, ConfigError for an unknown target.
-    """
-    if target not in TARGETS:
-        raise ConfigError(f"no target {target!r}: there are {', '.join(TARGETS)}")
-    scales = ranges.scales(graph)
-    linears = [one for one in graph.linears if one.name not in ranges.keep_float]
+def with_pairs(
+    graph: FloatGraph, linears: Sequence[Linear], scales: Mapping[str, float], target: str
+) -> bytes:
+    """The file of one of `TARGETS` in which `linears` are quantised."""
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     del model.graph.output[_CONTRACT_OUTPUTS:]
@@ -79,7 +72,7 @@ def _drop_unread(graph: onnx.GraphProto) -> None:
 
 def _insert_pairs(
     graph: onnx.GraphProto,
-    linears: list[Linear],
+    linears: Sequence[Linear],
     weights: Mapping[str, NDArray[np.float32]],
     scales: Mapping[str, float],
     *,

@@ -49,7 +49,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from calibration.calibrate import TARGETS, calibrate
+    from calibration.calibrate import calibrate
+    from calibration.emit import TARGETS
     from calibration.observe import Plan
     from calibration.ranges import Ranges
     from edge_runtime.bundle import Bundle

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from calibration import census
-from calibration.emit import TARGETS, emit, quantised
+from calibration.emit import CPU_TARGETS as TARGETS
+from calibration.emit import emit
 from calibration.graph import FloatGraph, load_graph, replace_nodes
+from calibration.methods import quantised
 from calibration.ranges import Ranges
 from edge_runtime.engine import Engine
 from edge_runtime.errors import BundleError, ConfigError
@@ -156,7 +158,9 @@ def test_a_file_whose_products_would_run_in_float_is_refused(tmp_path: Path) -> 
 
 def test_an_unknown_target_is_refused(tmp_path: Path) -> None:
     graph, ranges = ranges_of(write_encoder(tmp_path / "encoder.onnx"), SOUND)
-    with pytest.raises(ConfigError, match="no target 'mips': there are x86, arm64, dynamic"):
+    with pytest.raises(
+        ConfigError, match="no target 'mips': there are x86, arm64, dynamic, trt10, trt8"
+    ):
         emit(graph, ranges, "mips")
 
 

@@ -14,7 +14,7 @@ from calibration.calibrate import TENSORRT
 from calibration.emit import emit
 from calibration.graph import load_graph
 from calibration.lint import lint
-from edge_runtime.errors import BundleError, ConfigError
+from edge_runtime.errors import BundleError
 from tests.calibration.graphs import features, logprobs, ranges_of, spec_of, write_encoder
 from training.config import ARMS
 
@@ -32,8 +32,8 @@ def literally(content: bytes, path: Path) -> np.ndarray:
 @pytest.mark.parametrize("target", qdq.TARGETS)
 def test_files_are_valid_and_what_tensorrt_reads(tmp_path: Path, arm: str, target: str) -> None:
     graph, ranges = ranges_of(write_encoder(tmp_path / "encoder.onnx", arm), SOUND)
-    content = qdq.emit(graph, ranges, target)
-    assert content == qdq.emit(load_graph(tmp_path / "encoder.onnx"), ranges, target)
+    content = emit(graph, ranges, target)
+    assert content == emit(load_graph(tmp_path / "encoder.onnx"), ranges, target)
     model = onnx.load_from_string(content)
     onnx.checker.check_model(model, full_check=True)
     assert lint(model, tensorrt=TENSORRT[target]) == []
@@ -46,7 +46,7 @@ def test_files_are_valid_and_what_tensorrt_reads(tmp_path: Path, arm: str, targe
 def test_float32_pairs_are_the_grid_of_the_cpu_files(tmp_path: Path, arm: str) -> None:
     path = write_encoder(tmp_path / "encoder.onnx", arm)
     graph, ranges = ranges_of(path, SOUND)
-    found = literally(qdq.emit(graph, ranges, "trt8"), path)
+    found = literally(emit(graph, ranges, "trt8"), path)
     cpu = logprobs(onnx.load_from_string(emit(graph, ranges, "x86")), spec_of(path), SOUND)
     difference = np.abs(found - cpu)
     # Where a value lies on an edge between two steps sums in another order decide (test_emit).
@@ -60,7 +60,7 @@ def test_float16_between_the_pairs_is_as_near_to_the_float_model(tmp_path: Path,
     expected = logprobs(graph.model, spec_of(path), SOUND)
 
     def snr(target: str) -> float:
-        found = literally(qdq.emit(graph, ranges, target), path)
+        found = literally(emit(graph, ranges, target), path)
         return float(10 * np.log10((expected**2).sum() / ((expected - found) ** 2).sum()))
 
     # Rounded to half, a few values in a hundred fall to the other side of an edge, either way.
@@ -70,7 +70,7 @@ def test_float16_between_the_pairs_is_as_near_to_the_float_model(tmp_path: Path,
 
 def test_types_are_strong_and_states_are_half(tmp_path: Path) -> None:
     graph, ranges = ranges_of(write_encoder(tmp_path / "encoder.onnx"), SOUND)
-    model = onnx.load_from_string(qdq.emit(graph, ranges, "trt10"))
+    model = onnx.load_from_string(emit(graph, ranges, "trt10"))
     types = {
         v.name: v.type.tensor_type.elem_type for v in (*model.graph.input, *model.graph.output)
     }
@@ -96,7 +96,7 @@ def test_a_stream_of_days_has_the_angles_of_a_fresh_one(tmp_path: Path, target: 
     """Positions grow without end; half precision would lose them after 2048."""
     path = write_encoder(tmp_path / "encoder.onnx")
     graph, ranges = ranges_of(path, SOUND)
-    model = onnx.load_from_string(qdq.emit(graph, ranges, target))
+    model = onnx.load_from_string(emit(graph, ranges, target))
     from calibration.observe import session_of
 
     session = session_of(model, config=compare.LITERAL)
@@ -117,10 +117,8 @@ def test_a_stream_of_days_has_the_angles_of_a_fresh_one(tmp_path: Path, target: 
     np.testing.assert_array_equal(at(100), at(100 + 1000 * period))
 
 
-def test_ranges_of_another_model_and_unknown_targets_are_refused(tmp_path: Path) -> None:
-    graph, ranges = ranges_of(write_encoder(tmp_path / "encoder.onnx"), SOUND)
+def test_ranges_of_another_model_are_refused(tmp_path: Path) -> None:
+    _, ranges = ranges_of(write_encoder(tmp_path / "encoder.onnx"), SOUND)
     other = load_graph(write_encoder(tmp_path / "other.onnx", "conformer"))
     with pytest.raises(BundleError, match="another model"):
-        qdq.emit(other, ranges, "trt10")
-    with pytest.raises(ConfigError, match="no target 'trt7': there are trt10, trt8"):
-        qdq.emit(graph, ranges, "trt7")
+        emit(other, ranges, "trt10")
