@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BINS = 2048
+_LEAST_LIMIT = 1e-20  # below it float32 has no number for bins per unit
 
 
 @dataclass(slots=True)
@@ -32,7 +33,7 @@ class Histogram:
             self.zeros += values.size
             return
         if not self.limit:
-            self.limit = self.greatest * (1 + 1e-6)
+            self.limit = max(self.greatest * (1 + 1e-6), _LEAST_LIMIT)
             self.counts[0] += self.zeros
             self.zeros = 0
         while self.limit <= self.greatest:
