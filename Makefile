@@ -114,6 +114,7 @@ kokoro: $(STAMPS)/dev ## Fetch the neural voices that `make bundle` needs (100 M
 	@PATH="$(abspath $(BIN)):$$PATH" training/recipes/kokoro.sh
 
 bundle: $(STAMPS)/dev voices kokoro ## Train and write bundles/en-demo from BOOKS=folder [REAL=folder]: hours
+	$(call debian,wamerican)
 	@test -n "$(BOOKS)" || { echo "Name a folder of plain text: make bundle BOOKS=books" >&2; exit 2; }
 	@PATH="$(abspath $(BIN)):$$PATH" training/recipes/demo.sh "$(BOOKS)" "$(REAL)"
 

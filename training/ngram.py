@@ -106,8 +106,12 @@ class NgramLM:
         write_atomically(path, "\n".join(lines).encode())
 
 
-def estimate(sentences: Iterable[str], order: int = 3) -> NgramLM:
+def estimate(sentences: Iterable[str], order: int = 3, words: Iterable[str] = ()) -> NgramLM:
     """Counts and smooths.  `sentences` are words separated by spaces.
+
+    `words` are further ones that exist, though the text has none of them: they share what the
+    smoothing of the unigrams leaves.  Rare as they are, a search that charges for unknown words
+    (`edge_runtime.decoding`) then knows them.
 
     Raises ConfigError for an order that is not 1 to 6, or where there are no words.
     """
@@ -115,15 +119,17 @@ def estimate(sentences: Iterable[str], order: int = 3) -> NgramLM:
         raise ConfigError(f"a language model's order is 1 to {_MAX_ORDER}, not {order}")
     counts: Counter[Ngram] = Counter()
     for sentence in sentences:
-        words = (START, *sentence.split(), END)
+        said = (START, *sentence.split(), END)
         for n in range(1, order + 1):
-            counts.update(words[i : i + n] for i in range(len(words) - n + 1))
+            counts.update(said[i : i + n] for i in range(len(said) - n + 1))
     words_seen = [ngram for ngram in counts if len(ngram) == 1 and ngram[0] not in (START, END)]
     if not words_seen:
         raise ConfigError("a language model needs text: there is not one word")
+    unseen = {(word,) for word in words} - set(words_seen) - {(START,), (END,), (UNKNOWN,)}
 
     adjusted = _adjusted(counts, order)
-    outcomes = len(words_seen) + 2  # the words, the end of a sentence, and the unknown word
+    # The words, the end of a sentence, and the unknown word.
+    outcomes = len(words_seen) + len(unseen) + 2
     tables: list[dict[Ngram, float]] = []
     for n, table in enumerate(adjusted, 1):
         discounts = _discounts(table)
@@ -139,7 +145,8 @@ def estimate(sentences: Iterable[str], order: int = 3) -> NgramLM:
             own = count - discounts[min(count, 3)]
             smoothed[ngram] = (own + freed[history] * lower) / totals[history]
         if n == 1:
-            smoothed[(UNKNOWN,)] = freed[()] / totals[()] / outcomes
+            for ngram in (*unseen, (UNKNOWN,)):
+                smoothed[ngram] = freed[()] / totals[()] / outcomes
             smoothed[(START,)] = 0.0  # a context, never an outcome
         tables.append(smoothed)
     return NgramLM(tuple(tables), _backoffs(tables), counts)

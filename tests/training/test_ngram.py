@@ -96,6 +96,19 @@ def test_a_word_never_seen_is_unlikely_and_not_impossible() -> None:
     )
 
 
+@pytest.mark.parametrize("order", [1, 3])
+def test_words_of_a_list_are_possible_and_probabilities_still_sum_to_one(order: int) -> None:
+    listed = ["zebra", "yak", "the"]
+    model = estimate(text(), order, listed).pruned(1e-4)
+    assert (("zebra",) in model.probabilities[0]) and ("yak",) in model.probabilities[0]
+    for history in contexts(model):
+        total = sum(model.probability(history, w) for w in {*WORDS, *listed, END, UNKNOWN})
+        assert total == pytest.approx(1.0, abs=1e-9), history
+    without = estimate(text(), order)
+    assert model.probability((), "the") == pytest.approx(without.probability((), "the"), rel=0.05)
+    assert 0 < model.probability((), "zebra") < min(model.probability((), w) for w in WORDS)
+
+
 def test_no_text_and_odd_orders_are_errors() -> None:
     with pytest.raises(ConfigError, match="not one word"):
         estimate(["", " "])

@@ -22,6 +22,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--exclude", type=Path, nargs="+", default=[], metavar="FILE",
         help="JSON lines whose texts must not be learnt",
     )  # fmt: skip
+    parser.add_argument(
+        "--words", type=Path, metavar="FILE",
+        help="a word list, one a line, of words that exist though the books have none of them "
+        "(Debian's wamerican has one)",
+    )  # fmt: skip
     parser.add_argument("--order", type=int, default=3, metavar="N", help="default: 3")
     parser.add_argument(
         "--prune", type=float, default=6e-6, metavar="X",
@@ -34,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     """Estimate, prune and write; development sentences of the books say how good it is."""
     from edge_runtime.manifest import read_manifest
     from training.ngram import estimate
-    from training.text import read_books, split_of, utterances
+    from training.text import normalise, read_books, split_of, utterances
 
     excluded = {u.text for path in args.exclude for u in read_manifest(path)}
     splits: dict[str, list[str]] = {"train": [], "dev": [], "test": []}
@@ -42,7 +47,11 @@ def run(args: argparse.Namespace) -> int:
         if utterance.text not in excluded:
             splits[split_of(utterance.text)].append(utterance.text)
     more = [u.text for path in args.manifest for u in read_manifest(path)]
-    whole = estimate(splits["train"] + [text for text in more if text not in excluded], args.order)
+    learnt = splits["train"] + [text for text in more if text not in excluded]
+    # Possessives are left to the books: a list has one of every noun.
+    listed = [] if args.words is None else read_books([args.words])[0].splitlines()
+    words = {normalise(word) for word in listed if not word.endswith("'s")}
+    whole = estimate(learnt, args.order, {word for word in words if word and " " not in word})
     model = whole.pruned(args.prune)
     model.write(args.out)
     print(

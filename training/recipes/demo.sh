@@ -61,6 +61,7 @@ step vitconformer export --checkpoint "$last" --tokenizer "$data/tokenizer" --ou
 step vitconformer confidence --bundle "$data/bundle" --manifest "${dev[@]}" --limit 100 \
     --out "$data/confidence.json"
 step vitconformer lm --text "$books" --out "$data/lm.arpa" \
+    --words /usr/share/dict/american-english \
     ${real:+--manifest "$real/train.jsonl" --exclude "$real/dev.jsonl"}
 step vitconformer tune --bundle "$data/bundle" --lm "$data/lm.arpa" --manifest "${dev[@]}" \
     --limit 100 --out "$data/decoding.json"
