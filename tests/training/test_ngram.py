@@ -105,7 +105,7 @@ def test_words_of_a_list_are_possible_and_probabilities_still_sum_to_one(order: 
         total = sum(model.probability(history, w) for w in {*WORDS, *listed, END, UNKNOWN})
         assert total == pytest.approx(1.0, abs=1e-9), history
     without = estimate(text(), order)
-    assert model.probability((), "the") == pytest.approx(without.probability((), "the"), rel=0.05)
+    assert model.probability((), "the") == pytest.approx(without.probability((), "the"), rel=0.1)
     assert 0 < model.probability((), "zebra") < min(model.probability((), w) for w in WORDS)
 
 
