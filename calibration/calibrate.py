@@ -79,7 +79,7 @@ def calibrate(
 
     Args:
         model: the float graph; `engine` has it open, and knows its windows.
-        plan: what to observe; its last tenth, `HELD_BACK` at least, is kept for comparing.
+        plan: what to observe; a tenth of it, `HELD_BACK` at least, is kept for comparing.
         budget: edits per token that INT8 may cost before layers are kept in float.
         ranges: of an earlier calibration of this model; then nothing is observed or chosen.
 
@@ -95,8 +95,11 @@ def calibrate(
             f"the manifest has {len(plan.utterances)} utterances; calibration wants more than "
             f"{held_back}, which it keeps for comparing methods"
         )
-    observed = dataclasses.replace(plan, utterances=plan.utterances[:-held_back])
-    sounds = [_features(u, spec) for u in plan.utterances[-held_back:]]
+    # From everywhere in the manifest, which may be several, one after the other.
+    kept = {i * len(plan.utterances) // held_back for i in range(held_back)}
+    rest = tuple(u for i, u in enumerate(plan.utterances) if i not in kept)
+    observed = dataclasses.replace(plan, utterances=rest)
+    sounds = [_features(plan.utterances[i], spec) for i in sorted(kept)]
     expected = logprobs(graph.model, spec, sounds)
     if ranges is None:
         ranges = _ranges(graph, spec, observed, out, progress)

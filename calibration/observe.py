@@ -106,7 +106,7 @@ def observe(
     """
     fingerprint = plan.fingerprint(graph)
     known = _load(partial, fingerprint, graph.activations)
-    run = _tapped(graph)
+    run = tapped(graph)
     rng = np.random.default_rng([plan.seed, 1])
     for number, stream in enumerate(streams(plan, spec.windows)):
         if known.chunks >= plan.chunks:
@@ -172,7 +172,7 @@ def session_of(
     return onnxruntime.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
 
 
-def _tapped(graph: FloatGraph) -> Run:
+def tapped(graph: FloatGraph) -> Run:
     """Runs the float graph; what enters its linear layers comes after the five outputs."""
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)

@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--manifest", required=True, nargs="+", type=Path, metavar="FILE",
         help="JSON lines with audio_filepath, duration and text: what the device will hear; "
-        "the last tenth is for comparing, not for ranges",
+        "a tenth of it is for comparing, not for ranges",
     )  # fmt: skip
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where files go")
     parser.add_argument(

@@ -60,7 +60,7 @@ def ranges_of(path: Path, frames: NDArray[np.float32]) -> tuple[FloatGraph, Rang
 
     graph, spec = load_graph(path), spec_of(path)
     seen = Observations({name: Histogram() for name in graph.activations})
-    run = observe._tapped(graph)
+    run = observe.tapped(graph)
     for taps in run_stream(run, spec, spec.default_window, frames):
         for name, values in zip(graph.activations, taps, strict=True):
             seen.histograms[name].add(values)
