@@ -78,7 +78,7 @@ def test_int8_says_what_float_says_on_speech(calibrated: Path) -> None:
     said = texts.pop("float32")
     for found in texts.values():
         errors = sum(word_errors(one, other).errors for one, other in zip(said, found, strict=True))
-        # On a model this unsure of itself a few words turn over; how few, benchmarks/int8.py measures.
+        # Of a model this unsure a few words turn over; benchmarks/int8.py measures how few.
         assert errors <= 0.1 * len(" ".join(said).split())
 
 
