@@ -192,7 +192,7 @@ def _int8_drift(results: Results) -> Finding:
 
 def _int8_size(results: Results) -> Finding:
     ratio = results["size_ratio_to_float32_weights"]
-    return f"{ratio:.2f}", ratio <= 0.3
+    return f"{ratio:.3f}", ratio <= 0.3
 
 
 TARGETS = (
