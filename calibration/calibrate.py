@@ -33,13 +33,12 @@ from calibration.emit import emit
 from calibration.graph import FloatGraph, load_graph
 from calibration.lint import lint
 from calibration.methods import METHODS
-from calibration.observe import Plan, observe
+from calibration.observe import Plan, observe, read
 from calibration.ranges import Ranges
-from edge_runtime.audio import open_audio
 from edge_runtime.engine import Engine
-from edge_runtime.errors import AudioError, BundleError, ConfigError
+from edge_runtime.errors import BundleError, ConfigError
 from edge_runtime.features import open_frontend
-from edge_runtime.manifest import Utterance, write_atomically
+from edge_runtime.manifest import write_atomically
 from edge_runtime.modelspec import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -99,7 +98,8 @@ def calibrate(
     kept = {i * len(plan.utterances) // held_back for i in range(held_back)}
     rest = tuple(u for i, u in enumerate(plan.utterances) if i not in kept)
     observed = dataclasses.replace(plan, utterances=rest)
-    sounds = [_features(plan.utterances[i], spec) for i in sorted(kept)]
+    frontend = open_frontend(spec.frontend)
+    sounds = [frontend.compute(read(plan.utterances[i])) for i in sorted(kept)]
     expected = logprobs(graph.model, spec, sounds)
     if ranges is None:
         ranges = _ranges(graph, spec, observed, out, progress)
@@ -220,15 +220,6 @@ def _choose(
             "alone": {name: float(f"{value:.4g}") for name, value in alone.items()},
         },
     )
-
-
-def _features(utterance: Utterance, spec: ModelSpec) -> NDArray[np.float32]:
-    try:
-        with open_audio(utterance.audio_filepath) as source:
-            samples = np.concatenate([*source.blocks(), np.zeros(0, np.float32)])
-    except OSError as error:
-        raise AudioError(f"{utterance.audio_filepath}: {error.strerror}") from error
-    return open_frontend(spec.frontend).compute(samples)
 
 
 if __name__ == "__main__":

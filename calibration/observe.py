@@ -192,18 +192,23 @@ def tapped(graph: FloatGraph) -> Run:
     return run
 
 
+def read(utterance: Utterance) -> Samples:
+    """The whole recording, f32 [n].  Raises AudioError naming a file that cannot be read."""
+    path = utterance.audio_filepath
+    try:
+        with open_audio(path) as source:
+            return np.concatenate([*source.blocks(), np.zeros(0, np.float32)])
+    except OSError as error:
+        raise AudioError(f"{path}: {error.strerror}") from error
+
+
 def _sound(stream: Stream, rng: np.random.Generator) -> Samples:
     """The samples of a stream under its condition, f32 [n] in [-1, 1]."""
     if stream.utterance is None:
         samples = np.zeros(2 * SAMPLE_RATE, np.float32)
         level = 0.1
     else:
-        path = stream.utterance.audio_filepath
-        try:
-            with open_audio(path) as source:
-                samples = np.concatenate([*source.blocks(), np.zeros(0, np.float32)])
-        except OSError as error:
-            raise AudioError(f"{path}: {error.strerror}") from error
+        samples = read(stream.utterance)
         level = float(np.sqrt(np.mean(samples**2))) if len(samples) else 0.0
     match stream.condition:
         case "faint":

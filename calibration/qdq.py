@@ -1,7 +1,7 @@
 """INT8 files for TensorRT, derived from the same float graph and ranges as those for CPUs.
 
 TensorRT reads quantisation from pairs of QuantizeLinear and DequantizeLinear around what is to run
-in INT8, moves them, and fuses what is between.  Two forms serve everything between JetPack 5 and 7:
+in INT8, moves them, and fuses what is between.  Two forms serve JetPack 6 and 7:
 
 =========== ================================================================================
 target      form
