@@ -1,0 +1,1 @@
+"""The verbs that this spoke adds to `vitconformer`."""

@@ -1,0 +1,215 @@
+"""`goldens.npz`: what the float graph said to one continuous stream, and whether an engine agrees.
+
+=============== ============ =====================================================================
+array           shape        what
+=============== ============ =====================================================================
+chunk_frames    scalar       feature frames per step
+features        [n, 80, T]   one stream, n windows in order
+lengths         [n]          valid frames of each
+state0, 1, 2    [n, ...]     the state before each step, without the batch axis; zero at first
+logprobs        [n, T', V]   float32, of the float graph in onnxruntime
+=============== ============ =====================================================================
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.backends import Backend, Shape
+from edge_runtime.errors import BundleError
+
+GOLDENS_NAME = "goldens.npz"
+_ARRAYS = {"features": 3, "lengths": 1, "state0": 4, "state1": 4, "state2": 1, "logprobs": 3}
+_REMEDY = "calibrate the bundle again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goldens:
+    """One stream and what the float graph made of it."""
+
+    chunk_frames: int
+    features: NDArray[np.float32]  # [n, 80, T]
+    lengths: NDArray[np.int64]  # [n]
+    states: tuple[NDArray[Any], ...]  # each [n, ...]
+    logprobs: NDArray[np.float32]  # [n, T', V]
+
+    @property
+    def steps(self) -> int:
+        return len(self.features)
+
+    @classmethod
+    def load(cls, source: Path | bytes) -> Goldens:
+        """Reads and checks. Raises BundleError naming file and array."""
+        file = str(source) if isinstance(source, Path) else GOLDENS_NAME
+        try:
+            opened = np.load(source if isinstance(source, Path) else io.BytesIO(source))
+            with opened as archive:
+                arrays = {name: archive[name] for name in archive.files}
+        except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+            raise BundleError(f"cannot be read: {error}", file=file, remedy=_REMEDY) from error
+        for name, rank in _ARRAYS.items():
+            if name not in arrays or arrays[name].ndim != rank:
+                found = f"has shape {arrays[name].shape}" if name in arrays else "is missing"
+                raise BundleError(
+                    found, file=file, field=name, expected=f"{rank} axes", remedy=_REMEDY
+                )
+        goldens = cls(
+            chunk_frames=int(arrays["chunk_frames"]) if "chunk_frames" in arrays else 0,
+            features=arrays["features"].astype(np.float32),
+            lengths=arrays["lengths"].astype(np.int64),
+            states=tuple(arrays[f"state{i}"] for i in range(3)),
+            logprobs=arrays["logprobs"].astype(np.float32),
+        )
+        counts = {len(arrays[name]) for name in _ARRAYS}
+        window = goldens.features.shape[2]
+        if counts != {goldens.steps} or not 0 < goldens.chunk_frames <= window or not goldens.steps:
+            raise BundleError(
+                f"has {sorted(counts)} steps of {goldens.chunk_frames} frames",
+                file=file,
+                expected="as many of every array, and a chunk no longer than its window",
+                remedy=_REMEDY,
+            )
+        if any(state[0].any() for state in goldens.states):
+            raise BundleError(
+                "begins within a stream", file=file, expected="zero states", remedy=_REMEDY
+            )
+        return goldens
+
+    def save(self, path: Path) -> None:
+        """Writes the file."""
+        states: dict[str, Any] = {f"state{i}": state for i, state in enumerate(self.states)}
+        np.savez_compressed(
+            path,
+            chunk_frames=np.int64(self.chunk_frames),
+            features=self.features,
+            lengths=self.lengths,
+            logprobs=self.logprobs,
+            **states,
+        )
+
+    def shapes(self, batch: int) -> tuple[Shape, ...]:
+        """Of a binding's inputs."""
+        rows = (self.features.shape[1:], (), *(state.shape[1:] for state in self.states))
+        return tuple((batch, *row) for row in rows)
+
+    def in_chunks_of(self, frames: int, reference: Backend) -> Goldens:
+        """The same sound in other windows, with what `reference` says to it.
+
+        For graphs whose windows do not overlap; the end that fills no window is left out.
+        """
+        stream = np.concatenate(
+            [w[:, :n] for w, n in zip(self.features, self.lengths, strict=True)], 1
+        )
+        count = stream.shape[1] // frames
+        if not count:
+            raise BundleError(
+                f"has {stream.shape[1]} frames", file=GOLDENS_NAME, expected=f"{frames} or more"
+            )
+        windows = stream[:, : count * frames].reshape(80, count, frames).transpose(1, 0, 2)
+        rows = [state.shape[1:] for state in self.states]
+        return record(reference, np.ascontiguousarray(windows), rows, frames)
+
+
+def record(
+    backend: Backend, features: NDArray[np.float32], state_rows: Sequence[Shape], chunk: int
+) -> Goldens:
+    """Streams windows [n, 80, T] through a fresh stream of `backend` and keeps what it says."""
+    shapes = ((1, *features.shape[1:]), (1,), *((1, *row) for row in state_rows))
+    binding = backend.bind(shapes)
+    states, logprobs = [], []
+    for window in features:
+        states.append(binding.read_state(0))
+        binding.features[0] = window
+        binding.lengths[0] = features.shape[2]
+        logprobs.append(binding.run()[0].copy())
+    return Goldens(
+        chunk_frames=chunk,
+        features=features,
+        lengths=np.full(len(features), features.shape[2], np.int64),
+        states=tuple(np.stack(parts) for parts in zip(*states, strict=True)),
+        logprobs=np.stack(logprobs),
+    )
+
+
+def noise(frames: int, chunk: int, seed: int = 0) -> NDArray[np.float32]:
+    """Windows [n, 80, chunk] of log-mel-like noise, loud and quiet by turns: for want of speech."""
+    rng = np.random.default_rng(seed)
+    count = frames // chunk
+    stream = rng.normal(-8, 3, (80, count * chunk)).astype(np.float32)
+    stream += 3 * np.sin(np.arange(count * chunk, dtype=np.float32) / 40)
+    return np.ascontiguousarray(stream.reshape(80, count, chunk).transpose(1, 0, 2))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """How an engine's words compare with the float graph's."""
+
+    chunk_frames: int
+    batch: int
+    frames: int  # output frames compared, over all rows
+    argmax: float  # share of frames with the same best token
+    snr_db: float  # power of the reference over power of the difference
+
+
+def compare(backend: Backend, goldens: Goldens, batch: int = 1) -> Agreement:
+    """Streams the goldens through every row of a batch. The engine keeps the state.
+
+    Raises BundleError or BackendError as the backend does, BundleError for other shapes.
+    """
+    binding = backend.bind(goldens.shapes(batch))
+    same, frames, power, noise_power = 0, 0, 0.0, 0.0
+    factor = goldens.features.shape[2] / goldens.logprobs.shape[1]
+    for window, length, wanted in zip(
+        goldens.features, goldens.lengths, goldens.logprobs, strict=True
+    ):
+        binding.features[:] = window
+        binding.lengths[:] = length
+        given = binding.run()
+        if given.shape[1:] != wanted.shape:
+            raise BundleError(
+                f"are {list(given.shape[1:])}",
+                file=backend.source,
+                field="logprobs",
+                expected=f"{list(wanted.shape)} as the goldens",
+                remedy="build from the bundle that the goldens belong to",
+            )
+        valid = int(np.ceil(length / factor))
+        for row in given[:, :valid]:
+            difference = row.astype(np.float64) - wanted[:valid]
+            same += int((row.argmax(1) == wanted[:valid].argmax(1)).sum())
+            frames += valid
+            power += float((wanted[:valid].astype(np.float64) ** 2).sum())
+            noise_power += float((difference**2).sum())
+    snr = 10 * np.log10(power / noise_power) if noise_power else np.inf
+    return Agreement(
+        chunk_frames=goldens.chunk_frames,
+        batch=batch,
+        frames=frames,
+        argmax=same / frames,
+        snr_db=float(min(snr, 200.0)) if np.isfinite(noise_power) else -np.inf,
+    )
+
+
+def time_steps(
+    backend: Backend, goldens: Goldens, batch: int = 1, *, steps: int = 200, warm_up: int = 50
+) -> dict[str, float]:
+    """Milliseconds per step, p50, p95 and p99, from features written to log-probabilities there."""
+    binding = backend.bind(goldens.shapes(batch))
+    took = []
+    for i in range(warm_up + steps):
+        window = goldens.features[i % goldens.steps]
+        start = perf_counter()
+        binding.features[:] = window
+        binding.run()
+        took.append((perf_counter() - start) * 1000)
+    p50, p95, p99 = np.percentile(took[warm_up:], (50, 95, 99))
+    return {"p50_ms": float(p50), "p95_ms": float(p95), "p99_ms": float(p99)}
