@@ -226,7 +226,8 @@ class TensorRTBinding:
     def __init__(self, cuda: Cuda, context: Any, layout: _Layout, *, graphs: bool) -> None:
         self._cuda, self._context, self._layout = cuda, context, layout
         self._handles: list[Any] = []  # of everything that must be freed, in order of creation
-        weakref.finalize(self, _release, cuda, self._handles)
+        finalizer = weakref.finalize(self, _release, cuda, self._handles)
+        finalizer.atexit = False  # the driver may be gone by then, and frees everything itself
         self._stream: int = self._owned(cuda.stream())
         self._set_shapes()
         self._side = 0  # which of the two sets of states is the current one

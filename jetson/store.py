@@ -1,9 +1,9 @@
 """Engines that were built on this machine, and the proof that they were.
 
 An engine is code: whoever can slip one in runs what he likes.  So every plan has a record beside
-it, `KEY.json`, with the plan's SHA-256, the machine it was built on, and a code (HMAC) under a secret
-that never leaves the store.  A plan whose record does not verify, does not match the plan or does
-not match this machine is refused, and never handed to TensorRT.
+it, `KEY.json`, with the plan's SHA-256, the machine it was built on, and a code (HMAC) under a
+secret that never leaves the store.  A plan whose record does not verify, does not match the plan or
+does not match this machine is refused, and never handed to TensorRT.
 
     store/
       secret                 32 random bytes, mode 0600, made with the first engine

@@ -52,7 +52,8 @@ class SimulatedCuda:
         return self.gpu
 
     def stream(self) -> int:
-        stream = 1_000_000 + len(self.queues)
+        self.count("stream")
+        stream = 1_000_000 + self.counts["stream"]
         self.queues[stream] = []
         return stream
 
