@@ -51,8 +51,8 @@ class Goldens:
         """Reads and checks. Raises BundleError naming file and array."""
         file = str(source) if isinstance(source, Path) else GOLDENS_NAME
         try:
-            opened = np.load(source if isinstance(source, Path) else io.BytesIO(source))
-            with opened as archive:
+            content = source.read_bytes() if isinstance(source, Path) else source
+            with np.load(io.BytesIO(content)) as archive:
                 arrays = {name: archive[name] for name in archive.files}
         except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
             raise BundleError(f"cannot be read: {error}", file=file, remedy=_REMEDY) from error

@@ -61,7 +61,7 @@ def memory_bundle(path: Path, *, goldens: bool = True) -> Bundle:
     """A bundle of the memory model with the files that TensorRT is built from.
 
     The model has nothing to quantise: its INT8 and float16 files are the float one, under names of
-    their own and with a metadata entry each, so that they are told apart.
+    their own and from a producer each, so that their digests differ.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     precisions = {
@@ -72,7 +72,9 @@ def memory_bundle(path: Path, *, goldens: bool = True) -> Bundle:
     }
     files: dict[str, Path | bytes] = {"tokens.txt": tokens_text(15).encode()}
     for name, file in precisions.items():
-        files[file] = memory_model({"is": name}).SerializeToString()
+        model = memory_model()
+        model.producer_name = name
+        files[file] = model.SerializeToString()
     if goldens:
         memory_goldens(path.parent).save(path.parent / GOLDENS_NAME)
         files[GOLDENS_NAME] = path.parent / GOLDENS_NAME
