@@ -39,6 +39,9 @@ print(json.dumps({"version": trt.__version__, "missing": missing}))
 """
 
 
+_refused: list[str] = []  # why a download failed: without a network all do, after a while
+
+
 class Unavailable(Exception):
     """The check cannot be made here, and why."""
 
@@ -90,6 +93,8 @@ def bindings(version: str) -> Path:
         return target
     if os.environ.get("VITCONFORMER_OFFLINE"):
         raise Unavailable("VITCONFORMER_OFFLINE is set, and the bindings are not in the cache")
+    if _refused:
+        raise Unavailable(_refused[0])
     cache().mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check"]
     command += ["--no-deps", "--only-binary", ":all:", "--retries", "0", "--timeout", "10"]
@@ -97,11 +102,13 @@ def bindings(version: str) -> Path:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise Unavailable(f"pip cannot download: {error}") from error
+        _refused.append(f"pip cannot download: {error}")
+        raise Unavailable(_refused[0]) from error
     wheels = sorted(cache().glob(f"tensorrt_cu12_bindings-{version}-{tag}-*.whl"))
     if done.returncode or not wheels:
         reason = (done.stderr.strip() or "no wheel for this Python").splitlines()[-1]
-        raise Unavailable(f"the bindings of {version} cannot be downloaded: {reason[:200]}")
+        _refused.append(f"the bindings of {version} cannot be downloaded: {reason[:200]}")
+        raise Unavailable(_refused[0])
     unpacked = cache() / f".{target.name}.{os.getpid()}"
     with zipfile.ZipFile(wheels[0]) as wheel:
         wheel.extractall(unpacked)
