@@ -37,6 +37,7 @@ from jetson.trt import dtype_of, major, make_logger
 log = logging.getLogger(__name__)
 
 _CONTRACT = (np.float32, np.int64, np.float32, np.float32, np.int64)  # of the inputs
+WEAK = ("int8", "fp16")  # modes of `jetson.build`
 _REMEDY = "build the engine again: vitconformer engine build"
 
 
@@ -78,9 +79,13 @@ class TensorRTBackend:
             context = engine.create_execution_context()
         if context is None:
             raise BackendError(f"no memory for another batch of streams: {self._said()}")
+        inputs = tuple(spec.name for spec in self.inputs)
+        outputs = tuple(spec.name for spec in self.outputs)
+        hidden = tuple(name for name in _names(engine) if name not in (*inputs, *outputs))
         layout = _Layout(
-            inputs=tuple(spec.name for spec in self.inputs),
-            outputs=tuple(spec.name for spec in self.outputs),
+            inputs=inputs,
+            outputs=outputs,
+            hidden=hidden,
             dtypes={name: dtype_of(engine.get_tensor_dtype(name)) for name in _names(engine)},
             profile=profile,
             shapes=padded,
@@ -125,7 +130,8 @@ class TensorRTBackend:
         kinds = {name: engine.get_tensor_mode(name) for name in _names(engine)}
         wanted = {spec.name: mode.INPUT for spec in self.inputs}
         wanted |= {spec.name: mode.OUTPUT for spec in self.outputs}
-        if kinds != wanted:
+        hidden = {name for name, kind in kinds.items() if kind == mode.OUTPUT} - wanted.keys()
+        if {name: kind for name, kind in kinds.items() if name not in hidden} != wanted:
             raise BundleIncompatible(
                 f"the engine has {', '.join(sorted(kinds))}",
                 file=self.source,
@@ -176,6 +182,7 @@ class _Layout:
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    hidden: tuple[str, ...]  # outputs that the hub is not told of
     dtypes: Mapping[str, np.dtype[Any]]
     profile: int
     shapes: tuple[Shape, ...]  # of the inputs, padded
@@ -343,19 +350,19 @@ class TensorRTBinding:
     def _outputs(self) -> tuple[_Port, ...]:
         """Log-probabilities, and frame statistics where there are any; the rest goes nowhere."""
         ports = []
-        for i, name in enumerate(self._layout.outputs):
-            if 2 <= i < 5:
-                continue
+        layout = self._layout
+        shown = (layout.outputs[0], *(n for n in layout.outputs[5:] if n == FRAME_STATS))
+        for name in (layout.outputs[0], layout.outputs[1], *layout.outputs[5:], *layout.hidden):
             shape = self._output_shape(name)
-            if i == 0 or name == FRAME_STATS:
+            if name in shown:
                 port = self._port(name, shape, np.float32)
                 ports.append(port)
                 address = port.address
             else:
-                size = prod(shape) * self._layout.dtypes[name].itemsize
+                size = prod(shape) * layout.dtypes[name].itemsize
                 address = self._owned(self._cuda.malloc(max(1, size)))
             self._address(name, address)
-        for port, name in zip(self._ports_in, self._layout.inputs[:2], strict=True):
+        for port, name in zip(self._ports_in, layout.inputs[:2], strict=True):
             self._address(name, port.address)
         return tuple(ports)
 
@@ -416,8 +423,12 @@ def _names(engine: Any) -> list[str]:
     return [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
 
 
-def describe_graph(model: Any) -> GraphFacts:
-    """The facts of an opened `edge_runtime.backends.Backend`, with types as the hub wants them."""
+def describe_graph(model: Any, mode: str = "strong") -> GraphFacts:
+    """The facts of an opened `edge_runtime.backends.Backend`, with types as the hub wants them.
+
+    Where TensorRT may narrow what it likes (modes int8 and fp16), outputs beyond the contract's are
+    left out: the hub makes frame statistics more exactly than float16 does.
+    """
 
     def as_float32(spec: TensorSpec) -> TensorSpec:
         half = spec.dtype == "tensor(float16)"
@@ -433,6 +444,6 @@ def describe_graph(model: Any) -> GraphFacts:
     return GraphFacts(
         source=model.source,
         inputs=[as_float32(spec) for spec in model.inputs],
-        outputs=[as_float32(spec) for spec in model.outputs],
+        outputs=[as_float32(spec) for spec in model.outputs[: 5 if mode in WEAK else None]],
         metadata=dict(model.metadata),
     )

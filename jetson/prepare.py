@@ -128,7 +128,7 @@ def prepare(
         try:
             source, mode = source_of(bundle, candidate, major(trt))
             report(f"{candidate}: building from {source.name}, {len(profiles)} profiles")
-            facts = describe_graph(open_onnx(source))
+            facts = describe_graph(open_onnx(source), mode)
             request = BuildRequest(
                 model=source,
                 mode=mode,

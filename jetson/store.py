@@ -31,7 +31,6 @@ from typing import Any
 
 from edge_runtime.backends import TensorSpec
 from edge_runtime.errors import BackendError, BundleIncompatible, BundleTampered, ConfigError
-from edge_runtime.manifest import write_atomically
 from jetson.machine import Machine
 
 STORE_VARIABLE = "VITCONFORMER_ENGINES"
@@ -115,10 +114,10 @@ class Store:
         digest = hashlib.sha256(plan).hexdigest()
         name = f"{record.key}-{digest[:16]}.plan"
         fields = record.to_json() | {"plan": name, "plan_sha256": digest}
-        write_atomically(self.root / name, plan)
+        _write(self.root / name, plan)
         sealed = {"record": fields, "hmac": _seal(fields, self._secret())}
         text = json.dumps(sealed, indent=1) + "\n"
-        write_atomically(self.root / f"{record.key}.json", text.encode())
+        _write(self.root / f"{record.key}.json", text.encode())
         self._sweep(record.key, keep=name)
         return Record.from_json(fields)
 
@@ -229,11 +228,7 @@ class Store:
     def _secret(self, *, make: bool = True) -> bytes:
         path = self.root / "secret"
         if not path.exists() and make:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "wb") as sink:
-                sink.write(secrets.token_bytes(32))
-                sink.flush()
-                os.fsync(sink.fileno())
+            _write(path, secrets.token_bytes(32))
         self._check_owner(path)
         secret = path.read_bytes() if path.exists() else b""
         if len(secret) != 32:
@@ -252,6 +247,17 @@ class Store:
                 path.unlink(missing_ok=True)
         for path in self.root.glob(f".{key}*.tmp"):
             path.unlink(missing_ok=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Whole or not at all, and for nobody else to write, whatever the umask is."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "wb") as sink:
+        sink.write(content)
+        sink.flush()
+        os.fsync(sink.fileno())
+    temporary.replace(path)
 
 
 def _seal(fields: Mapping[str, Any], secret: bytes) -> str:

@@ -111,7 +111,7 @@ def verify(args: argparse.Namespace) -> dict[str, Any]:
         try:
             plan = build_plan(tensorrt, request)
             built = {"build_s": perf_counter() - started, "plan_bytes": len(plan)}
-            facts = describe_graph(open_onnx(model))
+            facts = describe_graph(open_onnx(model), mode)
             pair = [
                 TensorRTBackend(driver, tensorrt, plan, facts, graphs=graphs)
                 for graphs in (True, False)

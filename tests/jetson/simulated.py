@@ -28,6 +28,8 @@ from numpy.typing import NDArray
 
 from jetson.cuda import Device, GraphsUnsupported, HostArray
 
+ALIGNMENT = 256  # bytes, of a tensor's address
+
 ORIN = Device("Orin (simulated)", "87", 8, 8 << 30, integrated=True)
 DISCRETE = Device("GPU (simulated)", "90", 132, 80 << 30, integrated=False)
 
@@ -68,8 +70,8 @@ class SimulatedCuda:
         assert not self.recordings, "allocating inside a recording"
         if sum(block.nbytes for block in self.allocated.values()) + size > self.memory:
             raise MemoryError("the GPU has no memory left")
-        block = np.full(size + 8, 0xA5, np.uint8)  # what is not written is not zero
-        block = block[-block.ctypes.data % 8 :][:size]
+        block = np.full(size + ALIGNMENT, 0xA5, np.uint8)  # what is not written is not zero
+        block = block[-block.ctypes.data % ALIGNMENT :][:size]
         self.allocated[block.ctypes.data] = block
         return block
 
@@ -446,6 +448,8 @@ class IExecutionContext:
         return self._shapes[name]
 
     def set_tensor_address(self, name: str, address: int) -> bool:
+        if address % ALIGNMENT:
+            return False
         self._addresses[name] = address
         return True
 

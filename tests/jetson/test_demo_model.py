@@ -42,7 +42,9 @@ def built(model: Path, mode: str, version: str, goldens: Goldens) -> TensorRTBac
         profiles=[goldens.shapes(batch) for batch in (1, 2)],
         timing_cache=model.with_suffix(".timing"),
     )
-    return TensorRTBackend(cuda, trt, build_plan(trt, request), describe_graph(open_onnx(model)))
+    return TensorRTBackend(
+        cuda, trt, build_plan(trt, request), describe_graph(open_onnx(model), mode)
+    )
 
 
 @pytest.mark.parametrize(
@@ -80,3 +82,14 @@ def test_the_float_engine_brings_the_frame_statistics(
         outputs.append(out)
     assert outputs[0].stats is not None
     np.testing.assert_allclose(outputs[0].stats, outputs[1].stats, rtol=1e-4, atol=1e-4)
+
+
+def test_statistics_that_tensorrt_may_narrow_are_not_shown_to_the_hub(
+    tmp_path: Path, goldens: Goldens
+) -> None:
+    model = tmp_path / "encoder.onnx"
+    model.write_bytes((BUNDLE / "encoder.onnx").read_bytes())
+    backend = built(model, "fp16", "10.3.0", goldens)
+    assert len(backend.outputs) == 5
+    assert backend.bind(goldens.shapes(1)).frame_stats is None
+    assert compare(backend, goldens).argmax == 1.0

@@ -164,6 +164,17 @@ def test_the_secret_is_its_owner_s_alone(store: Store) -> None:
     assert store.root.stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.parametrize("umask", [0o000, 0o002])
+def test_what_is_written_is_its_owner_s_whatever_the_umask(store: Store, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        saved = store.save(record(), b"plan")
+    finally:
+        os.umask(before)
+    assert store.plan(store.find(MODEL, HERE), HERE) == b"plan"
+    assert (store.root / saved.plan).stat().st_mode & 0o077 == 0
+
+
 class Crash(BaseException):
     """The process is gone."""
 
@@ -192,7 +203,7 @@ def test_a_crash_at_any_step_leaves_the_old_engine_or_the_new(
             patch.setattr(Path, "replace", crashing(Path.replace))
             patch.setattr(Path, "unlink", crashing(Path.unlink))
             patch.setattr(os, "fsync", crashing(os.fsync))
-            patch.setattr(store_module, "write_atomically", crashing(store_module.write_atomically))
+            patch.setattr(store_module, "_write", crashing(store_module._write))
             try:
                 store.save(record(), b"new")
                 finished = True
