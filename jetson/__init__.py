@@ -8,7 +8,8 @@ module       what
 ============ =====================================================================================
 cuda         the little of CUDA that is needed; by cuda_python or cuda_pycuda
 trt          the door to TensorRT, and every name of it that is used
-backend      an engine as a `Backend`: states on the GPU, two recorded graphs, batches padded
+backend      an engine as a `Backend`, its profiles and what the hub sees of it
+binding      a batch of streams: states on the GPU, two recorded graphs
 build        an ONNX file to an engine, on every TensorRT from 8.5 to 11
 goldens      `goldens.npz`, and whether an engine agrees with it
 store        engines of this machine, and the proof that they were built here

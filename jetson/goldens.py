@@ -28,6 +28,7 @@ from edge_runtime.backends import Backend, Shape
 from edge_runtime.errors import BundleError
 
 GOLDENS_NAME = "goldens.npz"
+NOISE_ARGMAX = 0.9  # least agreement on noise, where no token is sure
 _ARRAYS = {"features": 3, "lengths": 1, "state0": 4, "state1": 4, "state2": 1, "logprobs": 3}
 _REMEDY = "calibrate the bundle again"
 

@@ -162,6 +162,16 @@ def test_a_state_goes_on_in_another_row_and_in_onnxruntime(
     np.testing.assert_allclose(step(cpu, x[4])[0], expected, atol=1e-6)
 
 
+def test_states_written_one_after_another_do_not_mix(tmp_path: Path) -> None:
+    binding = memory_engine(tmp_path).bind(shapes(2, 8))
+    fresh = binding.read_state(0)
+    states = [tuple(part + value for part in fresh) for value in (1, 2)]
+    for row, state in enumerate(states):
+        binding.write_state(row, state)
+    for row, state in enumerate(states):
+        assert all(map(np.array_equal, binding.read_state(row), state))
+
+
 def test_a_state_read_is_a_copy(tmp_path: Path) -> None:
     binding = memory_engine(tmp_path).bind(shapes(1, 8))
     step(binding, windows(1, 8)[0])
