@@ -14,6 +14,7 @@ build        an ONNX file to an engine, on every TensorRT from 8.5 to 11
 goldens      `goldens.npz`, and whether an engine agrees with it
 store        engines of this machine, and the proof that they were built here
 prepare      INT8 and FP16 engines built, proven, and the faster one kept
+bench        times of the engine that is there
 opening      from a model's path to a backend: what the hub's entry points name
 machine      what an engine is bound to
 telemetry    power, temperatures, clocks and power mode

@@ -14,7 +14,7 @@ from edge_runtime.errors import BackendError, BundleError
 from jetson import cuda, trt
 from jetson.backend import GraphFacts, TensorRTBackend
 from jetson.machine import this_machine
-from jetson.store import Store, sha256_of
+from jetson.store import Record, Store, sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +32,15 @@ def open_tensorrt(model: Path, *, threads: int = 1) -> TensorRTBackend:
     machine = this_machine(driver, tensorrt)
     store = Store.default()
     record = store.find(sha256_of(model), machine)
-    facts = GraphFacts(
-        source=f"{model} (as {record.candidate} engine)",
-        inputs=record.inputs,
-        outputs=record.outputs,
-        metadata=record.metadata,
-    )
+    facts = facts_of(record, f"{model} (as {record.candidate} engine)")
     return TensorRTBackend(driver, tensorrt, store.plan(record, machine), facts)
+
+
+def facts_of(record: Record, source: str) -> GraphFacts:
+    """What the hub must know of a stored engine; `source` is named in errors."""
+    return GraphFacts(
+        source=source, inputs=record.inputs, outputs=record.outputs, metadata=record.metadata
+    )
 
 
 def open_best(model: Path, *, threads: int = 1) -> Backend:

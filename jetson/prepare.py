@@ -36,7 +36,7 @@ from jetson.goldens import (
     time_steps,
 )
 from jetson.machine import Machine
-from jetson.store import Record, Store, sha256_of
+from jetson.store import Record, Store
 from jetson.telemetry import snapshot
 from jetson.trt import major
 
@@ -47,6 +47,16 @@ CANDIDATES = ("int8", "fp16")
 CLEARLY_FASTER = 0.97  # of the other's time
 
 Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """Where engines are built: a GPU, a TensorRT, and the store they go to."""
+
+    cuda: Cuda
+    trt: Any
+    machine: Machine
+    store: Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,15 +113,17 @@ def source_of(bundle: Bundle, candidate: str, tensorrt_major: int) -> tuple[Path
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Built:
+    """An engine that passed."""
+
+    plan: bytes
+    source: Path
+    facts: GraphFacts
+
+
 def prepare(
-    bundle: Bundle,
-    goldens: Goldens | None,
-    cuda: Cuda,
-    trt: Any,
-    machine: Machine,
-    store: Store,
-    options: Options,
-    report: Report,
+    bundle: Bundle, goldens: Goldens | None, site: Site, options: Options, report: Report
 ) -> Outcome:
     """Builds, proves and stores. `goldens` default to the bundle's, else to some made here.
 
@@ -125,66 +137,84 @@ def prepare(
     )
     if goldens is None and GOLDENS_NAME in manifest.files:
         goldens = Goldens.load(bundle.file(GOLDENS_NAME))
-    gate = options.gate
     if goldens is None:
         report(f"the bundle has no {GOLDENS_NAME}: comparing on noise, which says less than speech")
-        gate = replace(gate, argmax=min(gate.argmax, NOISE_ARGMAX))
+        gate = replace(options.gate, argmax=min(options.gate.argmax, NOISE_ARGMAX))
+        options = replace(options, gate=gate)
     cases = _cases(goldens, reference, spec, options)
-    profiles = [
-        spec.input_shapes(batch, window)
-        for window in spec.windows
-        if window.shift in cases
-        for batch in options.batches
-    ]
-    built: dict[str, tuple[bytes, Path, GraphFacts]] = {}
+    built: dict[str, _Built] = {}
     tried: dict[str, dict[str, Any]] = {}
     for candidate in options.candidates:
         try:
-            source, mode = source_of(bundle, candidate, major(trt))
-            report(f"{candidate}: building from {source.name}, {len(profiles)} profiles")
-            facts = describe_graph(open_onnx(source), mode)
-            request = BuildRequest(
-                model=source,
-                mode=mode,
-                profiles=profiles,
-                timing_cache=store.timing_cache(machine),
-                workspace_mib=options.workspace_mib,
+            built[candidate], tried[candidate] = _build(
+                bundle, candidate, spec, cases, site, options, report
             )
-            plan = build_plan(trt, request)
-            backend = TensorRTBackend(cuda, trt, plan, facts)
-            tried[candidate] = measure(backend, cases, options)
+            if failures := judge(tried[candidate], options.gate):
+                tried[candidate]["failed"] = "; ".join(failures)
+                del built[candidate]
         except (BackendError, BundleError, MemoryError) as error:
             tried[candidate] = {"failed": str(error)}
-        else:
-            if failures := judge(tried[candidate], gate):
-                tried[candidate]["failed"] = "; ".join(failures)
-            else:
-                built[candidate] = plan, source, facts
         report(f"{candidate}: {tried[candidate].get('failed') or 'agrees with the float graph'}")
     if not built:
         report("no engine is fit for use: the one before stays, or onnxruntime on the CPU runs")
         return Outcome(record=None, tried=tried)
     chosen = choose({name: tried[name] for name in built}, spec.default_window.shift)
     report(f"{chosen} it is")
-    plan, source, facts = built[chosen]
-    model = bundle.model() if "float32" in manifest.precisions else source
-    saved = store.save(
+    return Outcome(record=_save(bundle, chosen, built[chosen], tried, site), tried=tried)
+
+
+def _build(
+    bundle: Bundle,
+    candidate: str,
+    spec: ModelSpec,
+    cases: dict[int, Goldens],
+    site: Site,
+    options: Options,
+    report: Report,
+) -> tuple[_Built, dict[str, Any]]:
+    """An engine of one candidate, and its measurements."""
+    source, mode = source_of(bundle, candidate, major(site.trt))
+    profiles = [
+        spec.input_shapes(batch, window)
+        for window in spec.windows
+        if window.shift in cases
+        for batch in options.batches
+    ]
+    report(f"{candidate}: building from {source.name}, {len(profiles)} profiles")
+    facts = describe_graph(open_onnx(source), mode)
+    request = BuildRequest(
+        model=source,
+        mode=mode,
+        profiles=profiles,
+        timing_cache=site.store.timing_cache(site.machine),
+        workspace_mib=options.workspace_mib,
+    )
+    plan = build_plan(site.trt, request)
+    backend = TensorRTBackend(site.cuda, site.trt, plan, facts)
+    return _Built(plan=plan, source=source, facts=facts), measure(backend, cases, options)
+
+
+def _save(
+    bundle: Bundle, chosen: str, built: _Built, tried: dict[str, dict[str, Any]], site: Site
+) -> Record:
+    manifest, facts = bundle.manifest, built.facts
+    digests = {name: manifest.files[file].sha256 for name, file in manifest.precisions.items()}
+    return site.store.save(
         Record(
-            model=sha256_of(model),
-            stands_for=tuple(manifest.files[name].sha256 for name in manifest.precisions.values()),
-            machine=machine,
+            model=digests["float32"],
+            stands_for=tuple(digests.values()),
+            machine=site.machine,
             candidate=chosen,
-            source=source.name,
-            source_sha256=sha256_of(source),
+            source=built.source.name,
+            source_sha256=manifest.files[built.source.name].sha256,
             inputs=tuple(facts.inputs),
             outputs=tuple(facts.outputs),
             metadata=facts.metadata,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             measured={"candidates": tried, "telemetry": snapshot().to_json()},
         ),
-        plan,
+        built.plan,
     )
-    return Outcome(record=saved, tried=tried)
 
 
 def _cases(

@@ -16,7 +16,7 @@ from edge_runtime.errors import BackendError, ConfigError, EdgeError
 
 if TYPE_CHECKING:
     from jetson.goldens import Goldens
-    from jetson.prepare import Options, Outcome
+    from jetson.prepare import Options, Outcome, Site
     from jetson.store import Store
 
 NAME = "engine"
@@ -146,8 +146,10 @@ def _info_lines(facts: dict[str, Any]) -> list[str]:
 def _on_gpu(args: argparse.Namespace, store: Store) -> tuple[dict[str, Any], list[str]]:
     from edge_runtime.bundle import Bundle
     from jetson import cuda, trt
+    from jetson.bench import bench
     from jetson.goldens import Goldens
     from jetson.machine import this_machine
+    from jetson.prepare import Site
 
     wanted = _options(args)
     bundle = Bundle.open(options.find_bundle(args.bundle))
@@ -155,18 +157,19 @@ def _on_gpu(args: argparse.Namespace, store: Store) -> tuple[dict[str, Any], lis
     driver = cuda.open_cuda(args.cuda)  # before TensorRT is touched
     tensorrt = trt.load()
     machine = this_machine(driver, tensorrt)
+    site = Site(cuda=driver, trt=tensorrt, machine=machine, store=store)
     if args.action == "bench":
-        facts = bench(bundle, goldens, driver, tensorrt, machine, store, wanted)
+        facts = bench(bundle, site, wanted)
         return facts, _bench_lines(facts)
     with store.building():
-        outcome = build(bundle, goldens, driver, tensorrt, machine, store, wanted)
+        outcome = build(bundle, goldens, site, wanted)
     facts = _outcome_facts(outcome)
     lines = _outcome_lines(outcome)
     if args.action == "selftest":
         facts = {"info": info(store, args.cuda), "build": facts, "failed": facts["failed"]}
         if outcome.record is not None:
             try:
-                facts["bench"] = bench(bundle, goldens, driver, tensorrt, machine, store, wanted)
+                facts["bench"] = bench(bundle, site, wanted)
             except EdgeError as error:
                 facts["failed"] = str(error)
     return facts, lines
@@ -189,10 +192,7 @@ def _options(args: argparse.Namespace) -> Options:
     )
 
 
-def build(
-    bundle: Any, goldens: Goldens | None, driver: Any, tensorrt: Any, machine: Any, store: Store,
-    wanted: Options,
-) -> Outcome:  # fmt: skip
+def build(bundle: Any, goldens: Goldens | None, site: Site, wanted: Options) -> Outcome:
     """Builds at low priority: recognition goes on beside it."""
     from jetson.prepare import prepare
 
@@ -201,52 +201,7 @@ def build(
         sys.stderr.flush()
 
     os.nice(max(0, 10 - os.nice(0)))
-    return prepare(bundle, goldens, driver, tensorrt, machine, store, wanted, report)
-
-
-def bench(
-    bundle: Any, goldens: Goldens | None, driver: Any, tensorrt: Any, machine: Any, store: Store,
-    wanted: Options,
-) -> dict[str, Any]:  # fmt: skip
-    """Times the engine that is there, CUDA graphs on and off, telemetry before and after."""
-    from edge_runtime.backends.onnx import open_onnx
-    from edge_runtime.modelspec import ModelSpec
-    from jetson.backend import GraphFacts, TensorRTBackend
-    from jetson.goldens import noise, record, time_steps
-    from jetson.store import sha256_of
-    from jetson.telemetry import snapshot
-
-    manifest = bundle.manifest
-    found = store.find(sha256_of(bundle.model()), machine)
-    plan = store.plan(found, machine)
-    facts = GraphFacts(
-        source=found.source, inputs=found.inputs, outputs=found.outputs, metadata=found.metadata
-    )
-    reference = open_onnx(bundle.model())
-    spec = ModelSpec.of(reference, chunk_frames=manifest.chunk_frames)
-    windows = [w for w in spec.windows if w.shift in (wanted.chunk_frames or (w.shift,))]
-    before, rows = snapshot().to_json(), []
-    for graphs in (True, False):
-        backend = TensorRTBackend(driver, tensorrt, plan, facts, graphs=graphs)
-        built = set(backend.profiles())
-        for window in windows:
-            states = [shape[1:] for shape in spec.input_shapes(1, window)[2:]]
-            sound = record(reference, noise(8 * window.size, window.size), states, window.shift)
-            for batch in wanted.batches:
-                if (batch, window.size) in built:
-                    took = time_steps(backend, sound, batch, steps=wanted.steps)
-                    what = {"chunk_ms": window.chunk_ms, "batch": batch, "cuda_graphs": graphs}
-                    rows.append(what | took)
-    if not rows:
-        raise BackendError("the engine has none of these chunk sizes and batches; build them")
-    return {
-        "machine": machine.to_json(),
-        "candidate": found.candidate,
-        "cuda": driver.name,
-        "steps": wanted.steps,
-        "times": rows,
-        "telemetry": {"before": before, "after": snapshot().to_json()},
-    }
+    return prepare(bundle, goldens, site, wanted, report)
 
 
 def _bench_lines(facts: dict[str, Any]) -> list[str]:

@@ -23,7 +23,7 @@ from jetson import trt as trt_module
 from jetson.backend import TensorRTBackend
 from jetson.goldens import Goldens
 from jetson.machine import this_machine
-from jetson.prepare import Gate, Options, Outcome, choose, judge, prepare, source_of
+from jetson.prepare import Gate, Options, Outcome, Site, choose, judge, prepare, source_of
 from jetson.store import Store
 from tests.jetson.engines import memory_bundle, memory_goldens, windows
 from tests.jetson.simulated import Faults, SimulatedCuda, simulated_tensorrt
@@ -56,16 +56,8 @@ class Rig:
     def prepare(
         self, bundle: Bundle, options: Options = QUICK, goldens: Goldens | None = None
     ) -> Outcome:
-        return prepare(
-            bundle,
-            goldens,
-            self.cuda,
-            self.trt,
-            self.machine,
-            self.store,
-            options,
-            self.report,
-        )
+        site = Site(cuda=self.cuda, trt=self.trt, machine=self.machine, store=self.store)
+        return prepare(bundle, goldens, site, options, self.report)
 
     def plugged_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Makes the entry points open this machine."""
