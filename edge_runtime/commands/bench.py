@@ -265,7 +265,7 @@ def _command(verb: str, args: argparse.Namespace) -> list[str]:
     """A verb of this installation with the same model and decoder."""
     command = [sys.executable, "-m", "edge_runtime", verb]
     command += ["--bundle", str(options.find_bundle(args.bundle))]
-    for name in ("precision", "threads", "beam", "lm_weight", "hotwords", "nbest"):
+    for name in ("precision", "backend", "threads", "beam", "lm_weight", "hotwords", "nbest"):
         if (value := getattr(args, name)) is not None:
             command += [f"--{name.replace('_', '-')}", str(value)]
     for phrase in args.hotword:

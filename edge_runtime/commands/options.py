@@ -23,7 +23,7 @@ MAX_THREADS = 256
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """--bundle, --precision, --threads."""
+    """--bundle, --precision, --backend, --threads."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--bundle",
@@ -35,6 +35,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="which of the bundle's models to run, e.g. float32 (default: INT8 where it is there "
         "and fast)",
+    )
+    group.add_argument(
+        "--backend",
+        metavar="NAME",
+        help="what runs the model: onnxruntime (default); on a Jetson tensorrt, or jetson, which "
+        "goes on with onnxruntime where there is no engine",
     )
     group.add_argument(
         "--threads", type=_threads, metavar="N", help="threads of the engine (default: 1)"
@@ -103,8 +109,9 @@ def open_recognizer(args: argparse.Namespace) -> Recognizer:
 
 
 def engine_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Precision and threads, where they were given: the defaults are the engine's to know."""
-    options = {"precision": args.precision, "threads": args.threads}
+    """What was given of precision, backend and threads: the defaults are the engine's to know."""
+    names = ("precision", "backend", "threads")
+    options = {name: getattr(args, name) for name in names}
     return {name: value for name, value in options.items() if value is not None}
 
 

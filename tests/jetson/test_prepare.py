@@ -5,6 +5,7 @@ TensorRT and CUDA are simulated: times and errors here are chosen by the tests.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from edge_runtime.backends import open_backend
 from edge_runtime.backends.onnx import OnnxBackend
 from edge_runtime.bundle import Bundle
+from edge_runtime.commands import options
 from edge_runtime.engine import Engine
 from edge_runtime.errors import BackendError, BundleError, BundleTampered, ConfigError
 from jetson import cuda as cuda_module
@@ -54,10 +56,10 @@ class Rig:
         self.report: Callable[[str], None] = self.reports.append
 
     def prepare(
-        self, bundle: Bundle, options: Options = QUICK, goldens: Goldens | None = None
+        self, bundle: Bundle, wanted: Options = QUICK, goldens: Goldens | None = None
     ) -> Outcome:
         site = Site(cuda=self.cuda, trt=self.trt, machine=self.machine, store=self.store)
-        return prepare(bundle, goldens, site, options, self.report)
+        return prepare(bundle, goldens, site, wanted, self.report)
 
     def plugged_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Makes the entry points open this machine."""
@@ -209,6 +211,20 @@ def test_any_graph_of_the_bundle_opens_its_engine(
         assert isinstance(opening.open_tensorrt(bundle.model(precision)), TensorRTBackend)
 
 
+def test_the_recogniser_s_command_line_runs_the_engine(
+    bundle: Bundle, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(store)
+    rig.prepare(bundle)
+    rig.plugged_in(monkeypatch)
+    parser = argparse.ArgumentParser()
+    options.add_model_options(parser)
+    options.add_decoding_options(parser)
+    for name, kind in (("tensorrt", TensorRTBackend), ("onnxruntime", OnnxBackend)):
+        args = parser.parse_args(["--bundle", str(bundle.path), "--backend", name])
+        assert type(options.open_recognizer(args).engine._backend) is kind
+
+
 def test_a_new_tensorrt_wants_a_new_engine(
     bundle: Bundle, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,8 +320,8 @@ def test_goldens_that_contradict_the_engine_stop_it(
 ) -> None:
     goldens = memory_goldens(tmp_path)
     lies = replace(goldens, logprobs=goldens.logprobs[..., ::-1].copy())
-    options = replace(QUICK, chunk_frames=(16,))
-    assert Rig(store).prepare(bundle, options, lies).record is None
+    sixteen = replace(QUICK, chunk_frames=(16,))
+    assert Rig(store).prepare(bundle, sixteen, lies).record is None
 
 
 def test_goldens_of_another_model_are_an_error(
