@@ -6,7 +6,7 @@ array           shape        what
 chunk_frames    scalar       feature frames per step
 features        [n, 80, T]   one stream, n windows in order
 lengths         [n]          valid frames of each
-state0, 1, 2    [n, ...]     the state before each step, without the batch axis; zero at first
+state0, 1, 2    [...]        the states that the stream begins with, zero, without the batch axis
 logprobs        [n, T', V]   float32, of the float graph in onnxruntime
 =============== ============ =====================================================================
 """
@@ -29,7 +29,7 @@ from edge_runtime.errors import BundleError
 
 GOLDENS_NAME = "goldens.npz"
 NOISE_ARGMAX = 0.9  # least agreement on noise, where no token is sure
-_ARRAYS = {"features": 3, "lengths": 1, "state0": 4, "state1": 4, "state2": 1, "logprobs": 3}
+_ARRAYS = {"features": 3, "lengths": 1, "state0": 3, "state1": 3, "state2": 0, "logprobs": 3}
 _REMEDY = "calibrate the bundle again"
 
 
@@ -40,7 +40,7 @@ class Goldens:
     chunk_frames: int
     features: NDArray[np.float32]  # [n, 80, T]
     lengths: NDArray[np.int64]  # [n]
-    states: tuple[NDArray[Any], ...]  # each [n, ...]
+    states: tuple[NDArray[Any], ...]  # of one row, zero
     logprobs: NDArray[np.float32]  # [n, T', V]
 
     @property
@@ -70,7 +70,7 @@ class Goldens:
             states=tuple(arrays[f"state{i}"] for i in range(3)),
             logprobs=arrays["logprobs"].astype(np.float32),
         )
-        counts = {len(arrays[name]) for name in _ARRAYS}
+        counts = {len(arrays[name]) for name in ("features", "lengths", "logprobs")}
         window = goldens.features.shape[2]
         if counts != {goldens.steps} or not 0 < goldens.chunk_frames <= window or not goldens.steps:
             raise BundleError(
@@ -79,7 +79,7 @@ class Goldens:
                 expected="as many of every array, and a chunk no longer than its window",
                 remedy=_REMEDY,
             )
-        if any(state[0].any() for state in goldens.states):
+        if any(state.any() for state in goldens.states):
             raise BundleError(
                 "begins within a stream", file=file, expected="zero states", remedy=_REMEDY
             )
@@ -99,7 +99,7 @@ class Goldens:
 
     def shapes(self, batch: int) -> tuple[Shape, ...]:
         """Of a binding's inputs."""
-        rows = (self.features.shape[1:], (), *(state.shape[1:] for state in self.states))
+        rows = (self.features.shape[1:], (), *(state.shape for state in self.states))
         return tuple((batch, *row) for row in rows)
 
     def in_chunks_of(self, frames: int, reference: Backend) -> Goldens:
@@ -116,7 +116,7 @@ class Goldens:
                 f"has {stream.shape[1]} frames", file=GOLDENS_NAME, expected=f"{frames} or more"
             )
         windows = stream[:, : count * frames].reshape(80, count, frames).transpose(1, 0, 2)
-        rows = [state.shape[1:] for state in self.states]
+        rows = [state.shape for state in self.states]
         return record(reference, np.ascontiguousarray(windows), rows, frames)
 
 
@@ -126,9 +126,8 @@ def record(
     """Streams windows [n, 80, T] through a fresh stream of `backend` and keeps what it says."""
     shapes = ((1, *features.shape[1:]), (1,), *((1, *row) for row in state_rows))
     binding = backend.bind(shapes)
-    states, logprobs = [], []
+    states, logprobs = binding.read_state(0), []
     for window in features:
-        states.append(binding.read_state(0))
         binding.features[0] = window
         binding.lengths[0] = features.shape[2]
         logprobs.append(binding.run()[0].copy())
@@ -136,7 +135,7 @@ def record(
         chunk_frames=chunk,
         features=features,
         lengths=np.full(len(features), features.shape[2], np.int64),
-        states=tuple(np.stack(parts) for parts in zip(*states, strict=True)),
+        states=tuple(np.asarray(state) for state in states),
         logprobs=np.stack(logprobs),
     )
 

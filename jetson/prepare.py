@@ -230,7 +230,7 @@ def _cases(
     if goldens is None:
         window = spec.default_window
         goldens = record(reference, noise(1600, window.size), rows, window.shift)
-    if [state.shape[1:] for state in goldens.states] != rows:
+    if [state.shape for state in goldens.states] != rows:
         raise BundleError(
             "are of another model", file=GOLDENS_NAME, remedy="take those of this bundle"
         )

@@ -215,7 +215,7 @@ def literally(model: Path, goldens: Goldens) -> NDArray[np.float32]:
     inputs, outputs = session.get_inputs(), [node.name for node in session.get_outputs()[:5]]
     kinds = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
     dtypes = [kinds[node.type] for node in inputs]
-    state: list[NDArray[Any]] = [part[:1] for part in goldens.states]  # [1, ...]
+    state: list[NDArray[Any]] = [part[None] for part in goldens.states]  # [1, ...]
     said = []
     for window, length in zip(goldens.features, goldens.lengths, strict=True):
         arrays = [window[None], np.array([length]), *state]
@@ -259,7 +259,7 @@ def _polygraphy(plan: bytes, model: Path, goldens: Goldens) -> dict[str, Any]:
     arrays: list[NDArray[Any]] = [
         goldens.features[:1],
         goldens.lengths[:1],
-        *(state[:1] for state in goldens.states),
+        *(state[None] for state in goldens.states),
     ]
     half = {spec.name for spec in session.inputs if spec.dtype == "tensor(float16)"}
     feeds = {

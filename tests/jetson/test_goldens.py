@@ -112,7 +112,8 @@ def test_time_is_given_in_milliseconds_of_a_step(tmp_path: Path, goldens: Golden
         ({"features": np.zeros((3, 80), np.float32)}, r"features: has shape \(3, 80\)"),
         ({"lengths": np.zeros(3, np.int64)}, "as many of every array"),
         ({"chunk_frames": np.int64(17)}, "no longer than its window"),
-        ({"state2": np.ones(12, np.int64)}, "begins within a stream"),
+        ({"state2": np.int64(1)}, "begins within a stream"),
+        ({"state0": np.zeros((12, 1, 2, 3), np.float32)}, r"state0: has shape \(12, 1, 2, 3\)"),
     ],
 )
 def test_a_broken_file_is_refused_by_name(

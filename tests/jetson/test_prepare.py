@@ -328,7 +328,7 @@ def test_goldens_of_another_model_are_an_error(
     tmp_path: Path, bundle: Bundle, store: Store
 ) -> None:
     goldens = memory_goldens(tmp_path)
-    states = (np.zeros((12, 9, 9, 9), np.float32), *goldens.states[1:])
+    states = (np.zeros((9, 9, 9), np.float32), *goldens.states[1:])
     with pytest.raises(BundleError, match="of another model"):
         Rig(store).prepare(bundle, QUICK, replace(goldens, states=states))
 
