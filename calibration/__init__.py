@@ -10,6 +10,7 @@ histogram   magnitudes of one tensor, gathered in bounded memory
 observe     runs streams through the graph and gathers what enters its linear layers
 methods     histograms to ranges: greatest, percentiles, least squared error, least divergence
 ranges      `ranges.json`
+goldens     what the float model answers, for the self-test of a device
 emit        a graph and its ranges to INT8 files, for onnxruntime and TensorRT
 qdq         the pairs of rounding and unrounding that TensorRT reads
 lint        what TensorRT would refuse in such a file

@@ -30,11 +30,13 @@ from numpy.typing import NDArray
 from calibration import census, qdq
 from calibration.compare import LITERAL, Difference, compare, least_kept, logprobs
 from calibration.emit import emit
+from calibration.goldens import goldens
 from calibration.graph import FloatGraph, load_graph
 from calibration.lint import lint
 from calibration.methods import METHODS
 from calibration.observe import Plan, observe, read
 from calibration.ranges import Ranges
+from edge_runtime.contract.bundle import GOLDENS_NAME
 from edge_runtime.engine import Engine
 from edge_runtime.errors import BundleError, ConfigError
 from edge_runtime.features import open_frontend
@@ -53,6 +55,7 @@ class Calibration:
     """What came out."""
 
     ranges: Ranges
+    goldens: Path
     files: dict[str, Path]  # target -> INT8 file
     differences: dict[str, Difference]  # target -> what quantisation changed
     kernels: dict[str, dict[str, int]]  # target -> operators that would run
@@ -74,7 +77,7 @@ def calibrate(
     ranges: Ranges | None = None,
     progress: Callable[[str, int, int], object] = lambda what, done, total: None,
 ) -> Calibration:
-    """Ranges and INT8 files under `out`.
+    """Ranges, INT8 files and `goldens.npz` under `out`.
 
     Args:
         model: the float graph; `engine` has it open, and knows its windows.
@@ -101,6 +104,7 @@ def calibrate(
     frontend = open_frontend(spec.frontend)
     sounds = [frontend.compute(read(plan.utterances[i])) for i in sorted(kept)]
     expected = logprobs(graph.model, spec, sounds)
+    answers = goldens(model, spec, sounds)
     if ranges is None:
         ranges = _ranges(graph, spec, observed, out, progress)
         ranges = _choose(graph, spec, ranges, sounds, expected, budget, progress)
@@ -123,7 +127,14 @@ def calibrate(
             part.unlink(missing_ok=True)
         files[target] = path
     ranges.write(out / RANGES_NAME)
-    return Calibration(ranges=ranges, files=files, differences=differences, kernels=found)
+    write_atomically(out / GOLDENS_NAME, answers)
+    return Calibration(
+        ranges=ranges,
+        goldens=out / GOLDENS_NAME,
+        files=files,
+        differences=differences,
+        kernels=found,
+    )
 
 
 def _prove(file: Path, target: str, products: int) -> dict[str, int]:

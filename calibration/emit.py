@@ -10,7 +10,8 @@ trt10, trt8 TensorRT: see `calibration.qdq`
 =========== =============================================================================
 
 Weights are int8 in steps of their own for every output, symmetric around zero.  Biases, states and
-everything between the linear layers stay float.
+everything between the linear layers stay float; constants that lose nothing by it are stored as
+float16.
 
 For onnxruntime products are its own operators, not the Q/DQ pairs of the standard from which it
 would have to guess them: it joins those only where nothing stands in between, never with their
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from calibration import qdq
-from calibration.graph import FloatGraph, Linear, replace_nodes
+from calibration.graph import FloatGraph, Linear, narrow, replace_nodes
 from calibration.methods import quantised
 from calibration.ranges import Ranges
 from edge_runtime.errors import ConfigError
@@ -82,6 +83,7 @@ class _Emission:
             elif not any(name in products and name in biases for name in node.input):
                 self.nodes.append(node)  # else it is a bias, which its product has added
         replace_nodes(model.graph, self.nodes, self.constants.values())
+        narrow(model.graph)
         if not any(known.domain == _ORT for known in model.opset_import):
             model.opset_import.append(helper.make_opsetid(_ORT, 1))
         model.producer_name = "vitconformer calibrate"

@@ -21,6 +21,8 @@ from edge_runtime.errors import BundleError
 
 Array = NDArray[np.float32]
 
+_WORTH_A_CAST = 512  # values: the node that widens a constant takes a hundred bytes itself
+
 
 @dataclass(frozen=True, slots=True)
 class Linear:
@@ -119,6 +121,26 @@ def _widen(graph: onnx.GraphProto) -> None:
             value = numpy_helper.to_array(stored).astype(np.float32)
             constants[node.output[0]] = numpy_helper.from_array(value, node.output[0])
     replace_nodes(graph, nodes, constants.values())
+
+
+def narrow(graph: onnx.GraphProto) -> None:
+    """The opposite of what loading did: constants that are float16 to the last bit are stored so.
+
+    Runtimes widen them once, when they load the file, to the values that they had.
+    """
+    casts, constants = [], []
+    for tensor in graph.initializer:
+        value = numpy_helper.to_array(tensor)
+        if tensor.data_type == TensorProto.FLOAT and value.size >= _WORTH_A_CAST:
+            with np.errstate(over="ignore"):
+                half = value.astype(np.float16)
+            if np.array_equal(half.astype(np.float32), value):
+                stored = f"{tensor.name}.half"
+                name = tensor.name
+                casts.append(helper.make_node("Cast", [stored], [name], name, to=TensorProto.FLOAT))
+                tensor = numpy_helper.from_array(half, stored)
+        constants.append(tensor)
+    replace_nodes(graph, [*casts, *graph.node], constants)
 
 
 def _without_gemm(

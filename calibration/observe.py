@@ -135,16 +135,21 @@ def observe(
 Run = Callable[[list[NDArray[Any]]], list[NDArray[Any]]]
 
 
-def run_stream(
-    run: Run, spec: ModelSpec, window: Window, frames: Samples
-) -> Iterator[list[NDArray[Any]]]:
-    """Feeds frames [n, 80] window by window; yields what `run` returns behind the five outputs."""
+def initial_state(spec: ModelSpec) -> list[NDArray[Any]]:
+    """The three states that one stream begins with."""
     channel, time = spec.caches
-    state: list[NDArray[Any]] = [
+    return [
         np.zeros((1, *channel), np.float32),
         np.zeros((1, *time), np.float32),
         np.zeros(1, np.int64),
     ]
+
+
+def run_stream(
+    run: Run, spec: ModelSpec, window: Window, frames: Samples
+) -> Iterator[list[NDArray[Any]]]:
+    """Feeds frames [n, 80] window by window; yields what `run` returns behind the five outputs."""
+    state = initial_state(spec)
     for start in range(0, max(len(frames) - window.overlap, 1), window.shift):
         piece = frames[start : start + window.size]
         feeds = np.zeros((1, spec.feature_dim, window.size), np.float32)

@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--bundle-out", type=Path, metavar="DIR",
-        help="also write the bundle with the INT8 files and ranges.json in it",
+        help="also write the bundle with the INT8 files, ranges.json and goldens.npz in it",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
 
@@ -119,14 +119,21 @@ def write_with(bundle: Bundle, found: Calibration, out: Path, target: Path) -> N
 
     from calibration.calibrate import RANGES_NAME
     from edge_runtime.bundle import write_bundle
+    from edge_runtime.contract.bundle import GOLDENS_NAME
 
     manifest = bundle.manifest
     files: dict[str, Path | bytes] = {name: bundle.file(name) for name in manifest.files}
     files |= {path.name: path for path in found.files.values()}
     files[RANGES_NAME] = out / RANGES_NAME
+    files[GOLDENS_NAME] = found.goldens
     precisions = {f"int8-{name}": path.name for name, path in found.files.items()}
     write_bundle(
         target,
-        dataclasses.replace(manifest, files={}, precisions={**manifest.precisions, **precisions}),
+        dataclasses.replace(
+            manifest,
+            files={},
+            precisions={**manifest.precisions, **precisions},
+            goldens=GOLDENS_NAME,
+        ),
         files,
     )

@@ -40,7 +40,7 @@ def test_the_method_with_the_least_divergence_is_taken(tmp_path: Path, plan: Pla
     assert found.ranges.keep_float == ()
     assert found.differences["x86"].to_json() == methods[found.ranges.method]
     left = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert left == ["encoder.int8-x86.onnx", "ranges.json"]
+    assert left == ["encoder.int8-x86.onnx", "goldens.npz", "ranges.json"]
 
 
 def test_layers_stay_float_until_the_budget_is_kept_the_most_sensitive_first(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from calibration.graph import load_graph
 from edge_runtime.bundle import Bundle
 from edge_runtime.precision import choose, this_processor
 from edge_runtime.recognizer import Recognizer
@@ -54,9 +55,12 @@ def test_the_bundle_has_the_files_and_picks_the_one_that_is_fast_here(calibrated
         "float32", "int8-x86", "int8-dynamic", "int8-arm64", "int8-trt10", "int8-trt8",
     }  # fmt: skip
     assert "ranges.json" in bundle.manifest.files
+    goldens = bundle.goldens_file()
+    assert goldens is not None and goldens.name == "goldens.npz"
+    assert goldens.stat().st_size < 400_000
     sizes = {name: bundle.model(name).stat().st_size for name in bundle.manifest.precisions}
-    # Matrices of the float file are stored as float16.
-    assert sizes["int8-x86"] < 0.62 * sizes["float32"]
+    # Matrices of the float file are stored as float16: it is half of what it computes with.
+    assert sizes["int8-x86"] < 0.30 * load_graph(bundle.model()).model.ByteSize()
     chosen, why = choose(bundle.manifest.precisions, this_processor())
     done = vitconformer("inspect", calibrated / "bundle")
     assert f"({chosen}: {why})" in done.stdout
@@ -90,7 +94,7 @@ def test_the_same_ranges_give_the_same_bytes(
         "--ranges", calibrated / "ranges.json", "--targets", "x86,dynamic",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    for name in ("ranges.json", "encoder.int8-x86.onnx", "encoder.int8-dynamic.onnx"):
+    for name in ("ranges.json", "goldens.npz", "encoder.int8-x86.onnx", "encoder.int8-dynamic.onnx"):
         assert (tmp_path / name).read_bytes() == (calibrated / name).read_bytes()
 
 
@@ -162,3 +166,27 @@ def test_a_recording_that_is_missing_is_named(manifest: Path, tmp_path: Path) ->
     )
     assert done.returncode == 1 and "/nowhere/gone.flac" in error_line(done)
     assert not list((tmp_path / "out").glob("*.onnx"))
+
+
+def test_stock_sherpa_onnx_loads_the_int8_file_and_reads_its_metadata(calibrated: Path) -> None:
+    pytest.importorskip("sherpa_onnx")
+    read_aloud = """
+import sys
+import soundfile, sherpa_onnx
+model, tokens, clip = sys.argv[1:]
+recognizer = sherpa_onnx.OnlineRecognizer.from_nemo_ctc(tokens=tokens, model=model, num_threads=1)
+stream = recognizer.create_stream()
+samples, rate = soundfile.read(clip, dtype="float32")
+stream.accept_waveform(rate, samples)
+while recognizer.is_ready(stream):
+    recognizer.decode_stream(stream)
+print(recognizer.get_result(stream))
+"""
+    bundle, clip = Bundle.open(calibrated / "bundle"), ROOT / "samples" / "flite-slt.flac"
+    done = subprocess.run(
+        [sys.executable, "-c", read_aloud, bundle.model("int8-x86"), bundle.file("tokens.txt"),
+         clip],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "interval" in done.stdout
