@@ -9,6 +9,9 @@ graph       the float graph as its linear layers, which are what is quantised
 histogram   magnitudes of one tensor, gathered in bounded memory
 observe     runs streams through the graph and gathers what enters its linear layers
 methods     histograms to ranges: greatest, percentiles, least squared error, least divergence
+smooth      loud channels of activations move into weights (SmoothQuant)
+bias        the mean error of rounding is taken back from biases
+choose      methods, changes to the graph and layers that stay float, by what the output loses
 ranges      `ranges.json`
 goldens     what the float model answers, for the self-test of a device
 emit        a graph and its ranges to INT8 files, for onnxruntime and TensorRT

@@ -4,10 +4,11 @@
 
 Also a script: `python calibration/calibrate.py --help`, the same as `vitconformer calibrate`.
 
-The method is chosen by what it does to the model's output, not by what it does to a tensor: each
+A method is chosen by what it does to the model's output, not by what it does to a tensor: each
 becomes a file, and the one whose log-probabilities diverge least from the float model's wins.
-Sounds for choosing are not those that ranges were observed on.  If even the best changes more
-tokens than the budget allows, the layers that hurt most stay float, as few as will do.
+Sounds for choosing are not those that ranges were observed on.  Two changes to the graph are tried
+and used only if they help.  If even the best costs more tokens than the budget allows, the layers
+that hurt most stay float, as few as will do (`calibration.choose`).
 """
 
 from __future__ import annotations
@@ -23,17 +24,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from calibration import census, qdq
-from calibration.compare import LITERAL, Difference, compare, least_kept, logprobs
+from calibration.choose import Trial, choose
+from calibration.compare import LITERAL, Difference, compare, logprobs
 from calibration.emit import emit
 from calibration.goldens import goldens
 from calibration.graph import FloatGraph, load_graph
 from calibration.lint import lint
-from calibration.methods import METHODS
 from calibration.observe import Plan, observe, read
 from calibration.ranges import Ranges
 from edge_runtime.contract.bundle import GOLDENS_NAME
@@ -74,6 +73,7 @@ def calibrate(
     *,
     targets: Sequence[str],
     budget: float = 0.02,
+    plain: bool = False,
     ranges: Ranges | None = None,
     progress: Callable[[str, int, int], object] = lambda what, done, total: None,
 ) -> Calibration:
@@ -83,6 +83,8 @@ def calibrate(
         model: the float graph; `engine` has it open, and knows its windows.
         plan: what to observe; a tenth of it, `HELD_BACK` at least, is kept for comparing.
         budget: edits per token that INT8 may cost before layers are kept in float.
+        plain: leave norms and biases as they are, instead of trying `calibration.smooth` and
+            `calibration.bias`.
         ranges: of an earlier calibration of this model; then nothing is observed or chosen.
 
     Raises:
@@ -107,7 +109,15 @@ def calibrate(
     answers = goldens(model, spec, sounds)
     if ranges is None:
         ranges = _ranges(graph, spec, observed, out, progress)
-        ranges = _choose(graph, spec, ranges, sounds, expected, budget, progress)
+        ranges = choose(
+            Trial(graph=graph, spec=spec, sounds=sounds, expected=expected),
+            ranges,
+            observed,
+            lambda changed: _ranges(changed, spec, observed, out, progress),
+            budget=budget,
+            plain=plain,
+            progress=progress,
+        )
     ranges.scales(graph)  # those of another model are refused before anything is written
 
     files, differences, found = {}, {}, {}
@@ -178,59 +188,6 @@ def _ranges(
     )
     partial.unlink(missing_ok=True)
     return ranges
-
-
-def _choose(
-    graph: FloatGraph,
-    spec: ModelSpec,
-    ranges: Ranges,
-    sounds: list[NDArray[np.float32]],
-    expected: list[NDArray[np.float32]],
-    budget: float,
-    progress: Callable[[str, int, int], object],
-) -> Ranges:
-    """The method that changes the output least, and the layers that must stay float."""
-
-    def cost(candidate: Ranges, some: slice = slice(None)) -> Difference:
-        file = onnx.load_from_string(emit(graph, candidate, "x86"))
-        return compare(expected[some], logprobs(file, spec, sounds[some]), spec.blank_id)
-
-    methods = {}
-    for number, method in enumerate(METHODS):
-        progress("comparing methods", number, len(METHODS))
-        methods[method] = cost(dataclasses.replace(ranges, method=method))
-    progress("comparing methods", len(METHODS), len(METHODS))
-    best = min(methods, key=lambda method: methods[method].divergence)
-    ranges = dataclasses.replace(
-        ranges,
-        method=best,
-        measured={"methods": {method: cost.to_json() for method, cost in methods.items()}},
-    )
-    if methods[best].tokens <= budget:
-        return ranges
-
-    names = [linear.name for linear in graph.linears]
-    some = slice(8)  # an estimate of their order is enough
-    alone = {}
-    for number, name in enumerate(names):
-        progress("weighing layers", number, len(names))
-        others = tuple(other for other in names if other != name)
-        alone[name] = cost(dataclasses.replace(ranges, keep_float=others), some).divergence
-    progress("weighing layers", len(names), len(names))
-
-    def fits(kept: list[str]) -> bool:
-        return cost(dataclasses.replace(ranges, keep_float=tuple(kept))).tokens <= budget
-
-    kept = least_kept(names, alone.__getitem__, fits)
-    log.info("%d of %d layers stay float: %s", len(kept), len(names), ", ".join(kept))
-    return dataclasses.replace(
-        ranges,
-        keep_float=tuple(kept),
-        measured={
-            **ranges.measured,
-            "alone": {name: float(f"{value:.4g}") for name, value in alone.items()},
-        },
-    )
 
 
 if __name__ == "__main__":

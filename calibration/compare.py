@@ -84,6 +84,16 @@ def compare(expected: Sequence[Array], found: Sequence[Array], blank: int) -> Di
     )
 
 
+def divergences(expected: Sequence[Array], found: Sequence[Array]) -> NDArray[np.float64]:
+    """Mean Kullback-Leibler divergence per frame of every sound, nats."""
+    return np.array(
+        [
+            float((np.exp(one) * (one - other)).sum()) / max(1, len(one))
+            for one, other in zip(expected, found, strict=True)
+        ]
+    )
+
+
 def _collapsed(ids: NDArray[np.intp], blank: int) -> list[int]:
     """The greedy reading: repetitions merged, blanks dropped."""
     kept = ids[np.flatnonzero(np.diff(ids, prepend=-1))]

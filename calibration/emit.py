@@ -31,9 +31,11 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from calibration import qdq
+from calibration.bias import corrected
 from calibration.graph import FloatGraph, Linear, narrow, replace_nodes
 from calibration.methods import quantised
 from calibration.ranges import Ranges
+from calibration.smooth import smoothed
 from edge_runtime.errors import ConfigError
 
 CPU_TARGETS = ("x86", "arm64", "dynamic")
@@ -49,7 +51,9 @@ def emit(graph: FloatGraph, ranges: Ranges, target: str) -> bytes:
     if target not in TARGETS:
         raise ConfigError(f"no target {target!r}: there are {', '.join(TARGETS)}")
     scales = ranges.scales(graph)
+    graph = smoothed(graph, ranges.smooth)
     linears = [one for one in graph.linears if one.name not in ranges.keep_float]
+    graph = corrected(graph, ranges.bias, linears)
     if target in qdq.TARGETS:
         return qdq.with_pairs(graph, linears, scales, target)
     return _Emission(graph, target, scales).run(linears)
@@ -72,7 +76,7 @@ class _Emission:
         model.CopyFrom(self.graph.model)
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
         weights = self.graph.weights()
-        biases = self._biases(model.graph)
+        biases = self.graph.biases()
         self.uses = Counter(linear.x for linear in linears)
         products = {linear.y: linear for linear in linears}
         for node in model.graph.node:
@@ -89,24 +93,6 @@ class _Emission:
         model.producer_name = "vitconformer calibrate"
         content: bytes = model.SerializeToString(deterministic=True)
         return content
-
-    def _biases(self, graph: onnx.GraphProto) -> dict[str, tuple[str, str]]:
-        """Product -> constant of [N] that is all that is done to it, and the sum."""
-        readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in graph.node:
-            for name in node.input:
-                readers.setdefault(name, []).append(node)
-        outputs = {output.name for output in graph.output}
-        found = {}
-        for linear in self.graph.linears:
-            if linear.y in outputs or len(readers.get(linear.y, ())) != 1:
-                continue
-            (node,) = readers[linear.y]
-            others = [name for name in node.input if name != linear.y]
-            bias = self.constants.get(others[0]) if len(others) == 1 else None
-            if node.op_type == "Add" and bias is not None and len(bias.dims) == 1:
-                found[linear.y] = (bias.name, node.output[0])
-        return found
 
     def _op(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(kind, inputs, [output], output, **attributes))

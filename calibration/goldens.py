@@ -1,4 +1,4 @@
-"""`goldens.npz`: what the float model answers, for the self-test of a device that runs another form.
+"""`goldens.npz`: what the float model answers, for the self-test of a device.
 
 One stream from its beginning, so that a device proves not only its products but how it carries
 states.  It holds features, no audio:

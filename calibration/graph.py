@@ -57,6 +57,25 @@ class FloatGraph:
             if tensor.name in wanted
         }
 
+    def biases(self) -> dict[str, tuple[str, str]]:
+        """Product -> constant of [outputs] that is all that is done to it, and the sum."""
+        graph = self.model.graph
+        readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in graph.node:
+            for name in node.input:
+                readers.setdefault(name, []).append(node)
+        vectors = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 1}
+        outputs = {output.name for output in graph.output}
+        found = {}
+        for linear in self.linears:
+            if linear.y in outputs or len(readers.get(linear.y, ())) != 1:
+                continue
+            (node,) = readers[linear.y]
+            others = [name for name in node.input if name != linear.y]
+            if node.op_type == "Add" and len(others) == 1 and others[0] in vectors:
+                found[linear.y] = (others[0], node.output[0])
+        return found
+
 
 def load_graph(path: Path) -> FloatGraph:
     """Reads an exported graph of any kind that `edge_runtime` runs.

@@ -36,6 +36,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="edits per token that INT8 may cost before layers stay float (default: 0.02)",
     )  # fmt: skip
     parser.add_argument(
+        "--plain", action="store_true",
+        help="leave norms and biases as they are: try neither smoothing nor bias correction",
+    )  # fmt: skip
+    parser.add_argument(
         "--ranges", type=Path, metavar="FILE",
         help="ranges.json of this model: write the same files again, observe nothing",
     )  # fmt: skip
@@ -79,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
             args.out,
             targets=targets,
             budget=args.budget,
+            plain=args.plain,
             ranges=Ranges.load(args.ranges) if args.ranges else None,
             progress=progress,
         )
@@ -99,6 +104,14 @@ def summary(found: Calibration) -> list[str]:
             f"  {method:<8} divergence {cost['divergence']:<9g} tokens changed "
             f"{cost['tokens']:.2%}, {cost['snr_db']:.1f} dB{mark}"
         )
+    for name, what in (("smooth", "smoothing"), ("bias", "bias correction")):
+        if tried := ranges.measured.get(name):
+            cost = tried["divergence"]
+            lines.append(
+                f"{what} {'is used' if tried['kept'] else 'is left out'}: divergence "
+                f"{cost['before']:g} without, {cost['after']:g} with; on sounds not chosen on it "
+                f"gains {tried['gain']:g}, standard error {tried['standard_error']}"
+            )
     if ranges.keep_float:
         lines.append(f"float stay: {', '.join(ranges.keep_float)}")
     for target, path in found.files.items():

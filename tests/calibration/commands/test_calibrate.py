@@ -94,7 +94,8 @@ def test_the_same_ranges_give_the_same_bytes(
         "--ranges", calibrated / "ranges.json", "--targets", "x86,dynamic",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    for name in ("ranges.json", "goldens.npz", "encoder.int8-x86.onnx", "encoder.int8-dynamic.onnx"):
+    models = ("encoder.int8-x86.onnx", "encoder.int8-dynamic.onnx")
+    for name in ("ranges.json", "goldens.npz", *models):
         assert (tmp_path / name).read_bytes() == (calibrated / name).read_bytes()
 
 
