@@ -16,6 +16,7 @@ ranges      `ranges.json`
 goldens     what the float model answers, for the self-test of a device
 emit        a graph and its ranges to INT8 files, for onnxruntime and TensorRT
 qdq         the pairs of rounding and unrounding that TensorRT reads
+cache       `calibration.cache`, for TensorRT's own INT8 of the float graph
 lint        what TensorRT would refuse in such a file
 census      which kernels onnxruntime really picks for a file
 compare     an INT8 file against the float graph, streaming

@@ -27,6 +27,7 @@ from pathlib import Path
 import onnx
 
 from calibration import census, qdq
+from calibration.cache import CACHE_NAME, cache, release_number
 from calibration.choose import Trial, choose
 from calibration.compare import LITERAL, Difference, compare, logprobs
 from calibration.emit import emit
@@ -74,6 +75,7 @@ def calibrate(
     targets: Sequence[str],
     budget: float = 0.02,
     plain: bool = False,
+    tensorrt_cache: str = "",
     ranges: Ranges | None = None,
     progress: Callable[[str, int, int], object] = lambda what, done, total: None,
 ) -> Calibration:
@@ -85,6 +87,8 @@ def calibrate(
         budget: edits per token that INT8 may cost before layers are kept in float.
         plain: leave norms and biases as they are, instead of trying `calibration.smooth` and
             `calibration.bias`.
+        tensorrt_cache: release of TensorRT that a `calibration.cache` is also written for; it goes
+            with the graph as it is, so nothing else is tried then.
         ranges: of an earlier calibration of this model; then nothing is observed or chosen.
 
     Raises:
@@ -92,6 +96,8 @@ def calibrate(
             float; files that were there before stay.
         ConfigError, AudioError: the manifest is too short or an audio file cannot be read.
     """
+    if tensorrt_cache:
+        release_number(tensorrt_cache)
     graph, spec = load_graph(model), engine.spec
     held_back = max(HELD_BACK, len(plan.utterances) // 10)
     if len(plan.utterances) <= held_back:
@@ -115,10 +121,11 @@ def calibrate(
             observed,
             lambda changed: _ranges(changed, spec, observed, out, progress),
             budget=budget,
-            plain=plain,
+            plain=plain or bool(tensorrt_cache),
             progress=progress,
         )
     ranges.scales(graph)  # those of another model are refused before anything is written
+    implicit = cache(graph, ranges, tensorrt_cache) if tensorrt_cache else b""
 
     files, differences, found = {}, {}, {}
     products = len(graph.linears) - len(ranges.keep_float)
@@ -138,6 +145,8 @@ def calibrate(
         files[target] = path
     ranges.write(out / RANGES_NAME)
     write_atomically(out / GOLDENS_NAME, answers)
+    if implicit:
+        write_atomically(out / CACHE_NAME, implicit)
     return Calibration(
         ranges=ranges,
         goldens=out / GOLDENS_NAME,

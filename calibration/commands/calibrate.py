@@ -40,6 +40,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="leave norms and biases as they are: try neither smoothing nor bias correction",
     )  # fmt: skip
     parser.add_argument(
+        "--cache", default="", metavar="VERSION",
+        help="also write calibration.cache for the implicit INT8 of this TensorRT, such as 8.6.2 "
+        "(implies --plain)",
+    )  # fmt: skip
+    parser.add_argument(
         "--ranges", type=Path, metavar="FILE",
         help="ranges.json of this model: write the same files again, observe nothing",
     )  # fmt: skip
@@ -84,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
             targets=targets,
             budget=args.budget,
             plain=args.plain,
+            tensorrt_cache=args.cache,
             ranges=Ranges.load(args.ranges) if args.ranges else None,
             progress=progress,
         )

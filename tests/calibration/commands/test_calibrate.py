@@ -91,12 +91,13 @@ def test_the_same_ranges_give_the_same_bytes(
 ) -> None:
     done = vitconformer(
         "calibrate", "--bundle", BUNDLE, "--manifest", manifest, "--out", tmp_path,
-        "--ranges", calibrated / "ranges.json", "--targets", "x86,dynamic",
+        "--ranges", calibrated / "ranges.json", "--targets", "x86,dynamic", "--cache", "8.6.2",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     models = ("encoder.int8-x86.onnx", "encoder.int8-dynamic.onnx")
     for name in ("ranges.json", "goldens.npz", *models):
         assert (tmp_path / name).read_bytes() == (calibrated / name).read_bytes()
+    assert (tmp_path / "calibration.cache").read_text().startswith("TRT-8602-EntropyCalibration2\n")
 
 
 def test_the_script_is_the_same_command() -> None:
@@ -115,6 +116,7 @@ def test_the_script_is_the_same_command() -> None:
             2,
             "--targets mips: there are x86, arm64, dynamic, trt10, trt8",
         ),
+        (["--cache", "11.0"], 2, "--cache 11.0: TensorRT 8 to 10 read"),
         (["--chunks", "0"], 2, "--chunks must be positive"),
         (["--chunks", "100000"], 2, "audio for .* 100000 are wanted"),
         (["--ranges", "gone.json"], 1, "gone.json: cannot be read"),
