@@ -21,5 +21,6 @@ lint        what TensorRT would refuse in such a file
 census      which kernels onnxruntime really picks for a file
 compare     an INT8 file against the float graph, streaming
 calibrate   all of it, in order
+report      what a person wants to know about the result, with pictures
 =========== ==================================================================================
 """

@@ -40,7 +40,7 @@ from edge_runtime.contract.bundle import GOLDENS_NAME
 from edge_runtime.engine import Engine
 from edge_runtime.errors import BundleError, ConfigError
 from edge_runtime.features import open_frontend
-from edge_runtime.manifest import write_atomically
+from edge_runtime.manifest import Utterance, write_atomically
 from edge_runtime.modelspec import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -99,18 +99,9 @@ def calibrate(
     if tensorrt_cache:
         release_number(tensorrt_cache)
     graph, spec = load_graph(model), engine.spec
-    held_back = max(HELD_BACK, len(plan.utterances) // 10)
-    if len(plan.utterances) <= held_back:
-        raise ConfigError(
-            f"the manifest has {len(plan.utterances)} utterances; calibration wants more than "
-            f"{held_back}, which it keeps for comparing methods"
-        )
-    # From everywhere in the manifest, which may be several, one after the other.
-    kept = {i * len(plan.utterances) // held_back for i in range(held_back)}
-    rest = tuple(u for i, u in enumerate(plan.utterances) if i not in kept)
-    observed = dataclasses.replace(plan, utterances=rest)
+    observed, kept = apart(plan)
     frontend = open_frontend(spec.frontend)
-    sounds = [frontend.compute(read(plan.utterances[i])) for i in sorted(kept)]
+    sounds = [frontend.compute(read(utterance)) for utterance in kept]
     expected = logprobs(graph.model, spec, sounds)
     answers = goldens(model, spec, sounds)
     if ranges is None:
@@ -153,6 +144,26 @@ def calibrate(
         files=files,
         differences=differences,
         kernels=found,
+    )
+
+
+def apart(plan: Plan) -> tuple[Plan, tuple[Utterance, ...]]:
+    """What is observed of a plan, and what is kept for comparing.
+
+    Raises ConfigError where nothing would be left to observe.
+    """
+    total = len(plan.utterances)
+    held_back = max(HELD_BACK, total // 10)
+    if total <= held_back:
+        raise ConfigError(
+            f"the manifest has {total} utterances; calibration wants more than {held_back}, which "
+            "it keeps for comparing methods"
+        )
+    # From everywhere in the manifest, which may be several, one after the other.
+    kept = {i * total // held_back for i in range(held_back)}
+    rest = tuple(u for i, u in enumerate(plan.utterances) if i not in kept)
+    return dataclasses.replace(plan, utterances=rest), tuple(
+        plan.utterances[i] for i in sorted(kept)
     )
 
 

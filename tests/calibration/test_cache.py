@@ -56,7 +56,8 @@ def test_tensors_that_only_float_layers_read_have_no_line(case: tuple[FloatGraph
 
 
 @pytest.mark.parametrize(
-    ("version", "title"), [("8.5.2.2", "TRT-8502-"), ("8.6", "TRT-8600-"), ("10.3.0", "TRT-100300-")]
+    ("version", "title"),
+    [("8.5.2.2", "TRT-8502-"), ("8.6", "TRT-8600-"), ("10.3.0", "TRT-100300-")],
 )
 def test_the_title_counts_releases_as_tensorrt_does(
     case: tuple[FloatGraph, Ranges], version: str, title: str

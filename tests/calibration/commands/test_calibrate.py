@@ -92,11 +92,18 @@ def test_the_same_ranges_give_the_same_bytes(
     done = vitconformer(
         "calibrate", "--bundle", BUNDLE, "--manifest", manifest, "--out", tmp_path,
         "--ranges", calibrated / "ranges.json", "--targets", "x86,dynamic", "--cache", "8.6.2",
+        "--report", tmp_path / "report", "--report-manifest", ROOT / "samples" / "manifest.jsonl",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     models = ("encoder.int8-x86.onnx", "encoder.int8-dynamic.onnx")
     for name in ("ranges.json", "goldens.npz", *models):
         assert (tmp_path / name).read_bytes() == (calibrated / name).read_bytes()
+    page = (tmp_path / "report" / "report.md").read_text()
+    clips = len(list((ROOT / "samples").glob("*.flac")))
+    assert f"{clips} recordings" in page and "given for this report" in page
+    assert all(f"| {ms} ms |" in page for ms in (80, 160, 320, 640))
+    for picture in re.findall(r"]\((.+\.png)\)", page):
+        assert (tmp_path / "report" / picture).stat().st_size > 5000
     assert (tmp_path / "calibration.cache").read_text().startswith("TRT-8602-EntropyCalibration2\n")
 
 
@@ -116,6 +123,7 @@ def test_the_script_is_the_same_command() -> None:
             2,
             "--targets mips: there are x86, arm64, dynamic, trt10, trt8",
         ),
+        (["--report-manifest", "m.jsonl"], 2, "name its directory with --report"),
         (["--cache", "11.0"], 2, "--cache 11.0: TensorRT 8 to 10 read"),
         (["--chunks", "0"], 2, "--chunks must be positive"),
         (["--chunks", "100000"], 2, "audio for .* 100000 are wanted"),
