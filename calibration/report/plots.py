@@ -51,7 +51,9 @@ def layers(found: Layers) -> bytes:
         top.annotate(
             str(number), place, xytext=(5, -4), textcoords="offset points", fontsize=9, color=BAD
         )
-    named = (f"{number} {one.label}" for number, one in enumerate(found.worst(_NAMED), start=1))
+    named = (
+        f"{number} {_plain(one.label)}" for number, one in enumerate(found.worst(_NAMED), start=1)
+    )
     top.set_xlabel("   ".join(("the worst:", *named)), color=BAD, fontsize=9)
     top.set_ylabel("signal to noise, dB")
     top.margins(y=0.18)
@@ -60,7 +62,9 @@ def layers(found: Layers) -> bytes:
     bottom.bar(at, [100 * one.cut for one in everything], color=AFTER)
     bottom.set_ylabel("inputs cut, %")
     starts = _beginnings(everything)
-    bottom.set_xticks(list(starts), starts.values(), rotation=60, ha="right", fontsize=8)
+    bottom.set_xticks(
+        list(starts), map(_plain, starts.values()), rotation=60, ha="right", fontsize=8
+    )
     for axes in (top, bottom):
         axes.set_xlim(-1, len(everything))
         axes.grid(axis="y", alpha=0.3)
@@ -100,7 +104,7 @@ def histograms(
             )  # fmt: skip
         axes.set_yscale("log")
         axes.set_xlim(0, 1.04 * max(tensor.candidates.values()))
-        axes.set_title(f"{label}: {100 * tensor.cut[method]:.2g} % cut", fontsize=10)
+        axes.set_title(f"{_plain(label)}: {100 * tensor.cut[method]:.2g} % cut", fontsize=10)
         axes.set_xlabel("magnitude of what enters", fontsize=9)
         axes.set_ylabel("share of values", fontsize=9)
     for axes in every[len(found) :]:
@@ -180,7 +184,7 @@ def speakers(found: Mapping[str, Comparison]) -> bytes:
         zorder=3,
     )  # fmt: skip
     axes.scatter(after, at, color=AFTER, s=24, marker="s", label="INT8", zorder=2)
-    labels = [f"{name or 'unknown'} ({found[name].words} words)" for name in names]
+    labels = [f"{_plain(name) or 'unknown'} ({found[name].words} words)" for name in names]
     axes.set_yticks(at, labels, fontsize=8)
     axes.set_xlabel("word error rate, %")
     axes.set_ylim(-0.8, len(names) - 0.2)
@@ -191,6 +195,11 @@ def speakers(found: Mapping[str, Comparison]) -> bytes:
     )
     axes.set_title(title, fontsize=11)
     return _png(figure)
+
+
+def _plain(text: str) -> str:
+    """Text in which a dollar is a dollar, and begins no formula."""
+    return text.replace("$", r"\$")
 
 
 def _figure(

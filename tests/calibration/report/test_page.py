@@ -134,6 +134,15 @@ def test_without_recordings_or_costs_it_says_so_and_draws_the_rest(
     assert pictures(page) == {"histograms.png", "layers.png"}
 
 
+def test_words_out_of_nowhere_and_labels_in_any_script_are_drawn(
+    tmp_path: Path, facts: Facts
+) -> None:
+    odd = Comparison((pair("録音 $\\frac$", "", "uh", "uh uh"), pair("bob", "", "", "um")))
+    page = write_report(tmp_path, dataclasses.replace(facts, chunks={320: odd})).read_text()
+    assert "| word error rate | inf% → inf% |" in page
+    assert "| difference | – points" in page and "speakers.png" in page
+
+
 def test_words_that_nobody_heard_do_not_stop_it(tmp_path: Path, facts: Facts) -> None:
     silent = Comparison((pair("ann", "", "", ""), pair("bob", "one", "", "")))
     page = write_report(tmp_path, dataclasses.replace(facts, chunks={320: silent})).read_text()
