@@ -20,6 +20,7 @@ REPORT_NAME = "report.md"
 _WORST_LAYERS = 12
 _SHOWN_TENSORS = 6
 _SHOWN_PAIRS = 12
+_MOST_SPEAKERS = 24
 _ENOUGH_WORDS = 100  # for a calibration error that is not mostly chance
 
 Table = Sequence[Sequence[str]]
@@ -120,16 +121,16 @@ def _recognition(facts: Facts, picture: Picture) -> Iterable[str]:
     if found.before.confidences and found.after.confidences:
         yield picture("confidence", "Share of right words by confidence", plots.reliability(found))
 
-    speakers = found.by_speaker()
+    speakers = found.by_speaker(_MOST_SPEAKERS)
     if len(speakers) > 1:
         yield f"### Speakers, at {facts.default_chunk_ms} ms"
         yield picture("speakers", "Word error rates of speakers", plots.speakers(speakers))
         rows = [["speaker", "recordings", "words", "WER, %", "ECE"]]
-        for name, one in sorted(speakers.items(), key=lambda item: -item[1].words):
+        for name, one in speakers.items():
             enough = one.words >= _ENOUGH_WORDS
             rows.append(
                 [
-                    _plain(name or "unknown"),
+                    _plain(name),
                     str(len(one.pairs)),
                     str(one.words),
                     f"{100 * one.before.wer:.1f} → {100 * one.after.wer:.1f}",

@@ -110,13 +110,19 @@ class Comparison:
         counts = [(pair.before.words, pair.after.words) for pair in self.pairs]
         return paired_difference(counts)
 
-    def by_speaker(self) -> dict[str, Comparison]:
-        """The parts, in the order of their names."""
-        names = sorted({pair.utterance.speaker for pair in self.pairs})
-        return {
-            name: Comparison(tuple(p for p in self.pairs if p.utterance.speaker == name))
-            for name in names
-        }
+    def by_speaker(self, most: int) -> dict[str, Comparison]:
+        """The parts, those with the most words first; beyond `most` the rest is one part."""
+        parts: dict[str, list[Pair]] = {}
+        for pair in self.pairs:
+            parts.setdefault(pair.utterance.speaker or "unknown", []).append(pair)
+        found = {name: Comparison(tuple(pairs)) for name, pairs in parts.items()}
+        order = sorted(found, key=lambda name: (-found[name].words, name))
+        kept = {name: found[name] for name in order[: most - 1 if len(order) > most else most]}
+        rest = order[len(kept) :]
+        if rest:
+            others = tuple(pair for name in rest for pair in found[name].pairs)
+            kept[f"{len(rest)} others"] = Comparison(others)
+        return kept
 
     def turned(self, count: int) -> list[Pair]:
         """Recordings that INT8 hears otherwise, those where it errs most more than float first."""

@@ -44,9 +44,13 @@ def test_a_model_against_itself_does_not_differ() -> None:
 
 
 def test_speakers_share_out_all_recordings(found: Comparison) -> None:
-    speakers = found.by_speaker()
+    speakers = found.by_speaker(24)
     assert set(speakers) == {clip.speaker for clip in CLIPS}
-    assert sum(one.words for one in speakers.values()) == found.words
+    words = [one.words for one in speakers.values()]
+    assert sum(words) == found.words and words == sorted(words, reverse=True)
+    few = found.by_speaker(3)
+    assert list(few) == [*list(speakers)[:2], f"{len(speakers) - 2} others"]
+    assert sum(one.words for one in few.values()) == found.words
 
 
 def test_a_recording_that_is_missing_is_named() -> None:
