@@ -135,6 +135,8 @@ def calibrate(
             part.unlink(missing_ok=True)
         files[target] = path
     ranges.write(out / RANGES_NAME)
+    for partial in out.glob(f".{RANGES_NAME}.*.partial"):  # until now a killed run could go on
+        partial.unlink()
     write_atomically(out / GOLDENS_NAME, answers)
     if implicit:
         write_atomically(out / CACHE_NAME, implicit)
@@ -194,20 +196,18 @@ def _ranges(
     out: Path,
     progress: Callable[[str, int, int], object],
 ) -> Ranges:
-    partial = out / f".{RANGES_NAME}.partial"
+    partial = out / f".{RANGES_NAME}.{plan.fingerprint(graph)[:12]}.partial"
     seen = observe(
         graph, spec, plan, partial,
         progress=lambda chunks: progress("observing", min(chunks, plan.chunks), plan.chunks),
     )  # fmt: skip
     lines = [u.to_json() for u in plan.utterances]
-    ranges = Ranges.of(
+    return Ranges.of(
         graph,
         seen,
         manifest_sha256=hashlib.sha256(json.dumps(lines).encode()).hexdigest(),
         tools={name: importlib.metadata.version(name) for name in ("onnx", "onnxruntime", "numpy")},
     )
-    partial.unlink(missing_ok=True)
-    return ranges
 
 
 if __name__ == "__main__":

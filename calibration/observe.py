@@ -110,14 +110,14 @@ def observe(
     known = _load(partial, fingerprint, graph.activations)
     for stream in _taps(graph, spec, plan, skip=known.streams):
         if known.chunks >= plan.chunks:
-            return known
+            break
         for taps in stream:
             for name, values in taps.items():
                 known.histograms[name].add(values)
             known.chunks += 1
         known.streams += 1
         progress(known.chunks)
-        if known.streams % _SAVE_EVERY == 0:
+        if known.streams % _SAVE_EVERY == 0 or known.chunks >= plan.chunks:
             _save(partial, fingerprint, known)
     if known.chunks < plan.chunks:
         raise ConfigError(

@@ -197,7 +197,10 @@ def _ranges(facts: Facts, picture: Picture) -> Iterable[str]:
     if tried:
         head = ["tried", "best", "divergence", "gain where it was not chosen", "used"]
         yield _table([head, *tried])
-        yield "Used only where the gain is more than twice its standard error."
+        yield (
+            "Used only where the gain is more than twice its standard error. Methods were compared "
+            "before."
+        )
     worst = _distinct(facts.layers)
     yield (
         "What enters the layers that INT8 hurts most, over all calibration streams. What lies "
