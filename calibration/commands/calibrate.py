@@ -89,6 +89,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--chunks must be positive, --budget 0 or more")
     if args.report_manifest and args.report is None:
         raise ConfigError("--report-manifest is for the report: name its directory with --report")
+    if args.report is not None and not targets:
+        raise ConfigError("--report is about INT8 files: name at least one with --targets")
     if args.report is not None and importlib.util.find_spec("matplotlib") is None:
         raise ConfigError(
             "--report draws with matplotlib, which is not installed: "

@@ -123,6 +123,7 @@ def test_the_script_is_the_same_command() -> None:
             2,
             "--targets mips: there are x86, arm64, dynamic, trt10, trt8",
         ),
+        (["--targets", "", "--report", "r"], 2, "name at least one with --targets"),
         (["--report-manifest", "m.jsonl"], 2, "name its directory with --report"),
         (["--cache", "11.0"], 2, "--cache 11.0: TensorRT 8 to 10 read"),
         (["--chunks", "0"], 2, "--chunks must be positive"),
