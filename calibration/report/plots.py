@@ -42,7 +42,8 @@ def layers(found: Layers) -> bytes:
     ):
         top.plot(at, values, marker, color=colour, markersize=4, label=name)
     products = [one.output_db for one in everything]
-    top.vlines(at, min(products) - 1, products, color=AFTER, linewidth=0.8, alpha=0.5)
+    floor = min(*products, *(one.activations_db for one in everything)) - 1
+    top.vlines(at, floor, products, color=AFTER, linewidth=0.8, alpha=0.5)
     for one in at[[one.in_float for one in everything]]:
         top.axvspan(one - 0.5, one + 0.5, color=BEFORE, alpha=0.15)
     for number, one in enumerate(found.worst(_NAMED), start=1):
@@ -56,7 +57,7 @@ def layers(found: Layers) -> bytes:
     top.set_xlabel("   ".join(("the worst:", *named)), color=BAD, fontsize=9)
     top.set_ylabel("signal to noise, dB")
     top.margins(y=0.15)
-    top.set_ylim(bottom=min(products) - 1)
+    top.set_ylim(bottom=floor)
     top.legend(loc="upper center", ncols=3, frameon=False, fontsize=9)
     top.set_title("Every linear layer in INT8, in the order in which they run: higher is better")
     bottom.bar(at, [100 * one.cut for one in everything], color=AFTER)
