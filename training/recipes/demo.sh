@@ -68,6 +68,6 @@ step vitconformer tune --bundle "$data/bundle" --lm "$data/lm.arpa" --manifest "
 step vitconformer export --checkpoint "$last" --tokenizer "$data/tokenizer" --out "$out" \
     --confidence "$data/confidence.json" --lm "$data/lm.arpa" --decoding "$data/decoding.json" \
     --checkpoint-out "$out.safetensors"
-step vitconformer calibrate --bundle "$out" --manifest "${dev[@]}" --out "$data/int8" --targets x86 \
+step vitconformer calibrate --bundle "$out" --manifest "${dev[@]}" --out "$data/int8" --targets dynamic \
     --bundle-out "$out"
 mkdir -p "$out.tokenizer" && cp "$data"/tokenizer/{tokenizer.model,tokens.txt} "$out.tokenizer/"
