@@ -270,9 +270,7 @@ class StreamingGraph(Graph):
         )  # fmt: skip
         self.mask = self.op("Unsqueeze", penalty, self.ints(1, 2))  # (B, 1, 1, left + T)
 
-    def _attention(
-        self, name: str, layer: AttentionMixer, x: str, past_k: str, past_v: str
-    ) -> str:
+    def _attention(self, name: str, layer: AttentionMixer, x: str, past_k: str, past_v: str) -> str:
         """x (B·T, d), pasts (B, H, left, D) -> (B·T, d)."""
         config = self.config
         d, heads = config.d_model, config.n_heads

@@ -141,7 +141,8 @@ class AttentionMixer(nn.Module):
         kv = torch.cat([k, v], dim=1)  # (B, 2H, T, D)
         if past is not None:
             kv = torch.cat([past, kv], dim=2)  # (B, 2H, L+T, D)
-        h = attend(q, *kv.chunk(2, dim=1), mask)  # (B, H, T, D)
+        k, v = kv.chunk(2, dim=1)
+        h = attend(q, k, v, mask)  # (B, H, T, D)
         h = self.out(h.transpose(1, 2).reshape(batch, tokens, d))
         return F.dropout(h, self.dropout, self.training), kv
 
