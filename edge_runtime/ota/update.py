@@ -4,12 +4,6 @@ Pure: `after(record, event)` is the next record, or `Refused`.  Whoever drives i
 durable (`edge_runtime.ota.record`) before he acts on it, so a crash at any moment finds a record
 that says what was being done; doing it again is always safe.
 
-::
-
-    IDLE --Offered--> DOWNLOADING --Downloaded--> STAGING --Staged--> TESTING --Passed--> PROBATION
-      ^                    |                        |                   |                  |
-      +----Gone/Failed-----+--------Failed----------+------Failed-------+---Healthy/Failed-+
-
 Rules that no event can break:
 
 * the floor, the highest release ever committed or delivered with the device, never falls, and
@@ -197,6 +191,14 @@ def after(record: Record, event: Event) -> Record:
             record = _without(record, record.running)
         record = _remember(record, Failure(candidate.release, event.reason))
     return dataclasses.replace(record, candidate=None)
+
+
+def diagram() -> str:
+    """The table as a Mermaid state diagram, for the docs."""
+    lines = ["stateDiagram-v2", f"    [*] --> {State.IDLE.value}"]
+    for (state, event), following in TABLE.items():
+        lines.append(f"    {state.value} --> {following.value}: {event.__name__}")
+    return "\n".join(lines) + "\n"
 
 
 def _check(record: Record, candidate: Candidate) -> None:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import random
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +19,7 @@ import pytest
 from edge_runtime.contract.bundle import MANIFEST_NAME, FileEntry, Manifest
 from edge_runtime.errors import BackendError, BundleError, BundleTampered
 from edge_runtime.ota.fs import Fs, RealFs
-from edge_runtime.ota.slots import INCOMING, Slots
+from edge_runtime.ota.slots import Slots
 from edge_runtime.ota.update import GOLDEN, Candidate, Refused, State
 from tests.edge_runtime.ota.disk import WAYS, PowerCut, PoweredDisk
 
@@ -22,6 +28,12 @@ SPOILT = 6  # does not pass its self-test
 SICK = 7  # passes, and fails on probation
 LAST = 8
 RELEASES = (4, 5, SPOILT, SICK, LAST)
+
+
+@pytest.fixture(autouse=True)
+def small_syncs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Downloads of a few kilobytes meet the syncs that those of megabytes meet."""
+    monkeypatch.setattr("edge_runtime.ota.slots.SYNC_EVERY", 1000)
 
 
 def content(release: int) -> dict[str, bytes]:
@@ -107,10 +119,9 @@ class Device:
             return any(self.offered(release) for release in RELEASES)
         assert record.candidate is not None
         if record.state is State.DOWNLOADING:
-            try:
+            # A power cut may have spoilt what was there; then the next try starts anew.
+            with contextlib.suppress(BundleTampered):
                 slots.download(Server(record.candidate.release))
-            except BundleTampered:
-                pass  # a power cut has spoilt what was there; the next try starts anew
         elif record.state is State.STAGING:
             slots.stage()
         elif record.state is State.TESTING:
@@ -173,3 +184,167 @@ def test_after_a_power_cut_at_any_operation_a_trusted_model_runs_and_the_updates
         record = found.live().slots.record
         assert record.release == record.floor == LAST, cut
         assert {failure.release for failure in record.failed} == {SPOILT, SICK}, cut
+
+
+@pytest.mark.parametrize("every", [1, 100, 700, 1500])
+def test_a_line_cut_every_few_bytes_costs_no_byte_twice(every: int) -> None:
+    class Cut(Exception):
+        pass
+
+    server = Server(4, block=min(every, 300))
+
+    def fetch(name: str, start: int) -> Iterator[bytes]:
+        left = every
+        for block in server(name, start):
+            if left <= 0:
+                server.sent -= len(block)  # it was not sent
+                raise Cut
+            left -= len(block)
+            yield block
+
+    slots = Device(PoweredDisk()).slots
+    slots.start()
+    slots.offer(candidate(4))
+    cuts = 0
+    while slots.record.state is State.DOWNLOADING:
+        try:
+            slots.download(fetch)
+        except Cut:
+            cuts += 1
+    size = len(manifest(4)) + sum(map(len, content(4).values()))
+    assert cuts or every > size
+    assert server.sent == size
+
+
+def test_files_that_the_running_bundle_has_are_not_fetched_again() -> None:
+    device = Device(PoweredDisk())
+    slots = device.slots
+    slots.start()
+    for release in (4, 5):
+        slots.offer(candidate(release))
+        asked = []
+
+        def fetch(name: str, start: int, release: int = release) -> Iterator[bytes]:
+            asked.append(name)  # noqa: B023
+            return Server(release)(name, start)
+
+        slots.download(fetch)
+        slots.stage()
+        assert slots.test(self_test)
+        assert slots.start() == release
+        slots.commit()
+    assert asked == ["manifest.json", "encoder.onnx", "lm.arpa"]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "encoder.onnx"])
+def test_bytes_that_were_not_promised_are_refused_and_the_running_bundle_stays(name: str) -> None:
+    def forged(asked: str, start: int) -> Iterator[bytes]:
+        data = b"".join(Server(4)(asked, start))
+        return iter([bytes(len(data)) if asked == name else data])
+
+    def endless(asked: str, start: int) -> Iterator[bytes]:
+        while True:
+            yield bytes(1 << 16)
+
+    disk = PoweredDisk()
+    slots = Device(disk).slots
+    slots.start()
+    slots.offer(candidate(4))
+    for fetch in (forged, endless):
+        with pytest.raises(BundleTampered, match=r"(\.json|\.onnx): "):
+            slots.download(fetch)
+        assert slots.record.state is State.DOWNLOADING
+        assert slots.start() == DELIVERED
+    # Whoever sends wrong bytes cannot make the device turn its back on the release.
+    slots.download(Server(4))
+    assert slots.record.state is State.STAGING
+
+
+def test_a_manifest_of_another_release_than_was_signed_is_refused() -> None:
+    other = Candidate(9, "9.0", hashlib.sha256(manifest(4)).hexdigest())
+    slots = Device(PoweredDisk()).slots
+    slots.start()
+    slots.offer(other)
+    with pytest.raises(BundleError, match=r"release_counter: is 4 \(expected 9\)"):
+        slots.download(Server(4))
+    slots.give_up()
+    assert slots.record.state is State.IDLE and not slots.record.failed
+
+
+@pytest.mark.parametrize("broken", ["A", "B"])
+def test_a_slot_that_rots_is_left_for_the_one_before_it(broken: str) -> None:
+    disk = PoweredDisk()
+    slots = Device(disk).live().slots
+    running, fallback = slots.record.running, slots.record.fallback
+    assert {running, fallback} == {"A", "B"}
+    disk.write(f"{broken}/encoder.onnx", b"rust")
+    found = Device(disk).slots
+    assert found.start() == (5 if broken == running else LAST)
+    assert found.record.floor == LAST
+    # What is offered again is taken again: nothing was wrong with the release.
+    if broken == running:
+        assert Device(disk).live().slots.record.release == LAST
+
+
+def test_with_both_slots_gone_the_golden_bundle_runs_and_without_it_the_error_is_told() -> None:
+    disk = PoweredDisk()
+    Device(disk).live()
+    for slot in ("A", "B"):
+        disk.remove(f"{slot}/tokens.txt")
+    assert Device(disk).slots.start() == DELIVERED
+
+    def nothing(slot: str) -> int:
+        raise BundleError("is missing", file=slot)
+
+    with pytest.raises(BundleError, match="golden: is missing"):
+        Slots(disk, delivered=DELIVERED, load=nothing).start()
+
+
+def test_what_ends_the_process_again_and_again_has_failed() -> None:
+    disk = PoweredDisk()
+    slots = Device(disk).slots
+    slots.start()
+    slots.offer(candidate(4))
+    slots.download(Server(4))
+    slots.stage()
+    assert slots.test(self_test)
+    starts = [Device(disk).slots.start() for _ in range(5)]
+    assert starts == [4, 4, 4, DELIVERED, DELIVERED]
+    (failure,) = Device(disk).slots.record.failed
+    assert failure.release == 4 and "3 times" in failure.reason
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from edge_runtime.ota.fs import RealFs
+from tests.edge_runtime.ota.test_slots import Device
+device = Device(RealFs(Path(sys.argv[1])))
+device.live()
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_at_random_times_never_leaves_a_device_without_a_model(
+    tmp_path: Path,
+) -> None:
+    rng = random.Random(0)
+    kills = 0
+    for run in range(40):
+        root = tmp_path / str(run)
+        floor = DELIVERED
+        for _ in range(3):
+            child = subprocess.Popen([sys.executable, "-c", CHILD, str(root)])
+            deadline = time.monotonic() + 10
+            while not (root / "record.1").exists() and time.monotonic() < deadline:
+                time.sleep(0.001)  # imports are not what is to be interrupted
+            time.sleep(rng.uniform(0, 0.05))
+            child.send_signal(signal.SIGKILL)
+            kills += child.wait() == -signal.SIGKILL
+            slots = Slots(RealFs(root), delivered=DELIVERED, load=loader(RealFs(root)))
+            assert slots.start() == slots.record.release
+            assert slots.record.floor >= floor
+            floor = slots.record.floor
+        record = Device(RealFs(root)).live().slots.record
+        assert record.release == record.floor == LAST
+    assert kills > 30
