@@ -1,86 +1,64 @@
-"""The updater's memory: one `Record`, durable, and readable whatever a crash has left of it.
-
-Two files, ``record.0`` and ``record.1``, are written in turn, each whole and by rename, with a
-number that rises and a digest of the rest.  The newest that is sound counts.  One damaged file
-(a disk that loses a sector) costs at most the last step; the floor is the higher of both, so not
-even that moves it back.
-"""
+"""The updater's memory: one `Record`, durable, and readable whatever a crash has left of it."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from typing import Any
 
 from edge_runtime.errors import ConfigError
-from edge_runtime.ota.fs import Fs, replace
+from edge_runtime.ota.durable import Damaged, Durable
+from edge_runtime.ota.fs import Fs
 from edge_runtime.ota.update import GOLDEN, SLOTS, Candidate, Failure, Record, State
 
 SCHEMA_VERSION = 1
-NAMES = ("record.0", "record.1")
 
 
 class RecordStore:
     """The record of the device whose files `fs` holds."""
 
     def __init__(self, fs: Fs) -> None:
-        self._fs = fs
-        self._number = 0  # of the newest
+        self._durable = Durable(fs, "record")
 
     def load(self, delivered: int) -> Record:
         """What is remembered, or the record of a device that was delivered with that release.
 
-        Raises ConfigError if both files are there and neither is sound, or one was written by a
-        later version: a device must not forget its floor and go on as if it were new.
+        Raises ConfigError if there is a record and it is damaged, or of another version: a device
+        must not forget its floor and go on as if it were new.
         """
-        found: list[tuple[int, Record]] = []
-        problems = []
-        for name in NAMES:
-            try:
-                found.append(decode(self._fs.read(name)))
-            except FileNotFoundError:
-                continue
-            except ValueError as error:
-                problems.append(f"{name}: {error}")
-        if not found and problems:
+        try:
+            found = [decode(content) for content in self._durable.load()]
+        except (Damaged, ValueError) as error:
+            files = " and ".join(self._durable.files)
             raise ConfigError(
-                f"the record of updates is damaged ({'; '.join(problems)}); if this device is to "
-                "begin anew with the bundle it was delivered with, delete these files"
-            )
+                f"the record of updates is damaged ({error}); if this device is to begin anew with "
+                f"the bundle it was delivered with, delete {files}"
+            ) from error
         if not found:
             return Record.delivered(delivered)
-        self._number, record = max(found, key=lambda one: one[0])
-        floor = max(delivered, *(one.floor for _, one in found))
-        # The device's own software may bring another golden bundle than it had before.
-        holds = {**record.holds, GOLDEN: delivered}
-        return dataclasses.replace(record, floor=floor, holds=holds)
+        # One step may be lost with a file, but not even that moves the floor back.  And the
+        # device's own software may bring another golden bundle than it had before.
+        floor = max(delivered, *(record.floor for record in found))
+        holds = {**found[0].holds, GOLDEN: delivered}
+        return dataclasses.replace(found[0], floor=floor, holds=holds)
 
     def save(self, record: Record) -> None:
         """Durable when this returns."""
-        number = self._number + 1
-        replace(self._fs, NAMES[number % 2], encode(record, number))
-        self._number = number
+        self._durable.save(encode(record))
 
 
-def encode(record: Record, number: int) -> bytes:
-    """Two lines: the SHA-256 of the second, which is JSON."""
+def encode(record: Record) -> bytes:
+    """JSON."""
     fields = dataclasses.asdict(record)
-    fields["state"] = record.state.value
-    fields |= {"schema_version": SCHEMA_VERSION, "number": number}
-    body = json.dumps(fields, sort_keys=True).encode()
-    return hashlib.sha256(body).hexdigest().encode() + b"\n" + body + b"\n"
+    fields |= {"state": record.state.value, "schema_version": SCHEMA_VERSION}
+    return json.dumps(fields, sort_keys=True).encode()
 
 
-def decode(data: bytes) -> tuple[int, Record]:
-    """-> number, record. Raises ValueError for anything that `encode` has not written."""
-    digest, _, body = data.rstrip(b"\n").partition(b"\n")
-    if hashlib.sha256(body).hexdigest().encode() != digest:
-        raise ValueError("is not what was written")
-    fields: dict[str, Any] = json.loads(body)  # written by us, as the digest says
+def decode(content: bytes) -> Record:
+    """What `encode` wrote. Raises ValueError if another version of it did."""
+    fields: dict[str, Any] = json.loads(content)
     if fields.pop("schema_version") != SCHEMA_VERSION:
-        raise ValueError("was written by another version of vitconformer")
-    number = fields.pop("number")
+        raise ValueError("written by another version of vitconformer")
     candidate = fields.pop("candidate")
     record = Record(
         **{
@@ -92,4 +70,4 @@ def decode(data: bytes) -> tuple[int, Record]:
     )
     if {record.running, record.fallback} - {*SLOTS, GOLDEN} or record.running not in record.holds:
         raise ValueError("names a slot that there is not")
-    return number, record
+    return record

@@ -48,7 +48,7 @@ from edge_runtime.ota.update import (
 INCOMING = "incoming"
 SYNC_EVERY = 1 << 20  # bytes of a download that a power cut may cost
 
-Fetch = Callable[[str, int], Iterator[bytes]]  # (file name, from byte) -> the rest of it
+Fetch = Callable[[str, str, int], Iterator[bytes]]  # (file, its SHA-256, from byte) -> the rest
 T = TypeVar("T")
 
 
@@ -197,7 +197,7 @@ class Slots(Generic[T]):
         if self._is(whole, sha256):
             return
         if not self._is(part, sha256):
-            self._append(fetch, name, part, limit)
+            self._append(fetch, name, sha256, limit)
         if not self._is(part, sha256):
             fs.remove(part)  # a power cut may have spoilt what was there: from the start next time
             raise BundleTampered(
@@ -206,12 +206,12 @@ class Slots(Generic[T]):
         fs.sync(part)
         fs.rename(part, whole)
 
-    def _append(self, fetch: Fetch, name: str, part: str, limit: int) -> None:
-        fs = self._fs
+    def _append(self, fetch: Fetch, name: str, sha256: str, limit: int) -> None:
+        fs, part = self._fs, f"{INCOMING}/.{name}"
         if fs.size(part) >= limit:  # and still not what it should be
             fs.remove(part)
         size, unsynced = max(fs.size(part), 0), 0
-        for block in fetch(name, size):
+        for block in fetch(name, sha256, size):
             size += len(block)
             if size > limit:
                 fs.remove(part)

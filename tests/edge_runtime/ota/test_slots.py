@@ -69,8 +69,10 @@ class Server:
     sent: int = 0
     block: int = 700
 
-    def __call__(self, name: str, start: int) -> Iterator[bytes]:
-        data = {MANIFEST_NAME: manifest(self.release), **content(self.release)}[name][start:]
+    def __call__(self, name: str, sha256: str, start: int) -> Iterator[bytes]:
+        data = {MANIFEST_NAME: manifest(self.release), **content(self.release)}[name]
+        assert hashlib.sha256(data).hexdigest() == sha256
+        data = data[start:]
         for at in range(0, len(data), self.block):
             self.sent += len(data[at : at + self.block])
             yield data[at : at + self.block]
@@ -193,9 +195,9 @@ def test_a_line_cut_every_few_bytes_costs_no_byte_twice(every: int) -> None:
 
     server = Server(4, block=min(every, 300))
 
-    def fetch(name: str, start: int) -> Iterator[bytes]:
+    def fetch(name: str, sha256: str, start: int) -> Iterator[bytes]:
         left = every
-        for block in server(name, start):
+        for block in server(name, sha256, start):
             if left <= 0:
                 server.sent -= len(block)  # it was not sent
                 raise Cut
@@ -224,9 +226,9 @@ def test_files_that_the_running_bundle_has_are_not_fetched_again() -> None:
         slots.offer(candidate(release))
         asked = []
 
-        def fetch(name: str, start: int, release: int = release) -> Iterator[bytes]:
+        def fetch(name: str, sha256: str, start: int, at: int = release) -> Iterator[bytes]:
             asked.append(name)  # noqa: B023
-            return Server(release)(name, start)
+            return Server(at)(name, sha256, start)
 
         slots.download(fetch)
         slots.stage()
@@ -238,11 +240,11 @@ def test_files_that_the_running_bundle_has_are_not_fetched_again() -> None:
 
 @pytest.mark.parametrize("name", ["manifest.json", "encoder.onnx"])
 def test_bytes_that_were_not_promised_are_refused_and_the_running_bundle_stays(name: str) -> None:
-    def forged(asked: str, start: int) -> Iterator[bytes]:
-        data = b"".join(Server(4)(asked, start))
+    def forged(asked: str, sha256: str, start: int) -> Iterator[bytes]:
+        data = b"".join(Server(4)(asked, sha256, start))
         return iter([bytes(len(data)) if asked == name else data])
 
-    def endless(asked: str, start: int) -> Iterator[bytes]:
+    def endless(asked: str, sha256: str, start: int) -> Iterator[bytes]:
         while True:
             yield bytes(1 << 16)
 
