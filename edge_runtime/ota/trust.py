@@ -61,45 +61,42 @@ class Trust:
         source: HttpSource,
         *,
         root: bytes,
+        metadata: str = METADATA,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """`root`: the root metadata that came with the device.
-
-        Raises TrustError if that is no root metadata.
+        """`root`: the root metadata that came with the device.  `metadata`: where the rest of it
+        is, from the source's URL on.
         """
         self._source = source
         self._root = root
+        self._url = source.url + metadata
         self._now = now
         self._durable = Durable(fs, "trust")
         self._seen_s = 0.0  # the latest time at which the repository was believed
-        self._files: dict[str, str] = {}  # python-tuf's cache, relative path -> content
+        self.files: dict[str, str] = {}  # what is believed: python-tuf's cache, path -> content
         try:
             for content in self._durable.load()[:1]:
                 known = json.loads(content)
-                self._seen_s, self._files = known["seen_s"], known["files"]
+                self._seen_s, self.files = known["seen_s"], known["files"]
         except Damaged:
             pass  # the floor of the record still guards against old releases
 
     def newest(self, family: str) -> Release | None:
         """The release of a family that is to be run now, or None if there never was one.
 
+        Raises as `target`.
+        """
+        path = f"models/{family}/{MANIFEST_NAME}"
+        target = self.target(path)
+        return target and self._release(target, f"{TARGETS}models/{family}", path)
+
+    def target(self, path: str | None) -> Any:
+        """Asks the repository; -> the `tuf.api.metadata.TargetFile` of `path`, None if it has none.
+
         Raises SourceError or TrustError. What was believed on the way is remembered in any case.
         """
         from tuf.api import exceptions as tuf
-        from tuf.ngclient.config import UpdaterConfig
-        from tuf.ngclient.fetcher import FetcherInterface
         from tuf.ngclient.updater import Updater
-
-        source = self._source
-
-        class Fetcher(FetcherInterface):
-            def _fetch(self, url: str) -> Iterator[bytes]:
-                try:
-                    yield from source.get(url)
-                except SourceError as error:
-                    if error.status is None:
-                        raise
-                    raise tuf.DownloadHTTPError(str(error), error.status) from error
 
         now = self._now()
         if now < self._seen_s - CLOCK_SLACK_S:
@@ -111,29 +108,20 @@ class Trust:
             self._unpack(Path(folder))
             try:
                 updater = Updater(
-                    folder,
-                    source.url + METADATA,
-                    fetcher=Fetcher(),
-                    config=UpdaterConfig(),
-                    bootstrap=self._root,
+                    folder, self._url, fetcher=_fetcher(self._source), bootstrap=self._root
                 )
                 updater.refresh()
-                path = f"models/{family}/{MANIFEST_NAME}"
-                target = updater.get_targetinfo(path)
+                found = updater.get_targetinfo(path) if path else None
                 self._seen_s = max(self._seen_s, now)
             except tuf.RepositoryError as error:
-                raise TrustError(f"{source.url}: {error}", attack=_attack(error)) from error
+                raise TrustError(f"{self._url}: {error}", attack=_attack(error)) from error
             except tuf.DownloadLengthMismatchError as error:
-                raise TrustError(f"{source.url}: {error}", attack="endless data") from error
+                raise TrustError(f"{self._url}: {error}", attack="endless data") from error
             except tuf.DownloadError as error:
-                status = getattr(error, "status_code", None)
-                cause = error.__cause__ if isinstance(error.__cause__, SourceError) else error
-                raise SourceError(str(cause), status=status) from error
+                raise SourceError(str(error), status=getattr(error, "status_code", None)) from error
             finally:
                 self._pack(Path(folder))
-        if target is None:
-            return None
-        return self._release(target, f"{TARGETS}models/{family}", path)
+        return found
 
     def _release(self, target: Any, folder: str, path: str) -> Release:
         custom = target.custom or {}
@@ -147,7 +135,7 @@ class Trust:
         return Release(Candidate(number, version, sha256), custom, folder, self._source)
 
     def _unpack(self, folder: Path) -> None:
-        for name, content in self._files.items():
+        for name, content in self.files.items():
             target = folder / name
             target.parent.mkdir(exist_ok=True)
             target.write_text(content, "utf-8")
@@ -158,9 +146,26 @@ class Trust:
             for path in sorted(folder.rglob("*.json"))
             if path.name != _LINK or path.parent != folder
         }
-        self._files = files
+        self.files = files
         content = {"seen_s": self._seen_s, "files": files}
         self._durable.save(json.dumps(content, sort_keys=True).encode())
+
+
+def _fetcher(source: HttpSource) -> Any:
+    """`source` as python-tuf wants it."""
+    from tuf.api.exceptions import DownloadHTTPError
+    from tuf.ngclient.fetcher import FetcherInterface
+
+    class Fetcher(FetcherInterface):
+        def _fetch(self, url: str) -> Iterator[bytes]:
+            try:
+                yield from source.get(url)
+            except SourceError as error:
+                if error.status is None:
+                    raise
+                raise DownloadHTTPError(str(error), error.status) from error
+
+    return Fetcher()
 
 
 def _attack(error: Exception) -> str:
