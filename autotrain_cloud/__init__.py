@@ -1,5 +1,5 @@
 """The spoke that will collect uncertain utterances, retrain, gate and roll out new bundles.
 
-Planned; nothing is built yet. The name is reserved so that the import rules between the spokes hold
-from the first line on. It will start training and calibration as processes and never import them.
+Built so far: `release`, the signed repository that devices take their models from.  Training and
+calibration will be started as processes and never imported.
 """

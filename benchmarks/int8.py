@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 CHUNKS_MS = (320, 80)
 FLOAT = "float32"
-DRAWS = 2000  # of the bootstrap
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -218,13 +217,12 @@ def agreement(
 def accuracy(bundle: Path, int8: str, utterances: Sequence[Utterance]) -> dict[str, Any]:
     """Both error rates over one set, and what lies between them."""
     from edge_runtime import confidence_metrics
-    from edge_runtime.metrics import align
+    from edge_runtime.metrics import ErrorCounts, align, corpus_rate, paired_difference
     from edge_runtime.recognizer import Recognizer
     from training.evaluate import recognise
 
-    errors: dict[str, list[int]] = {}
+    counts: dict[str, list[ErrorCounts]] = {}
     ece = {}
-    words = [len(utterance.text.split()) for utterance in utterances]
     for precision in (FLOAT, int8):
         recognizer = Recognizer.open(bundle, precision=precision)
         confidences: list[float] = []
@@ -233,22 +231,17 @@ def accuracy(bundle: Path, int8: str, utterances: Sequence[Utterance]) -> dict[s
             finals = recognise(recognizer, [measure.load(utterance.audio_filepath)])
             found = list(chain.from_iterable(final.words for final in finals))
             alignment = align(utterance.text.split(), [word.word for word in found])
-            errors.setdefault(precision, []).append(alignment.counts.errors)
+            counts.setdefault(precision, []).append(alignment.counts)
             confidences += [word.confidence for word in found]
             right += [expected == word for expected, word in alignment.pairs if word is not None]
         ece[precision] = confidence_metrics.summary(confidences, right)["ece"]
-    before, after, length = (
-        np.array(values, float) for values in (errors[FLOAT], errors[int8], words)
-    )
-    drawn = np.random.default_rng(0).integers(len(length), size=(DRAWS, len(length)))
-    totals = length[drawn].sum(axis=1)
-    low, high = np.percentile((after - before)[drawn].sum(axis=1) / totals, (2.5, 97.5))
+    difference = paired_difference(list(zip(counts[FLOAT], counts[int8], strict=True)))
     return {
-        "wer": {"float": before.sum() / length.sum(), "int8": after.sum() / length.sum()},
-        "difference": (after - before).sum() / length.sum(),
-        "interval": [float(low), float(high)],
+        "wer": {"float": corpus_rate(counts[FLOAT]), "int8": corpus_rate(counts[int8])},
+        "difference": difference.value,
+        "interval": [difference.low, difference.high],
         "ece": {"float": ece[FLOAT], "int8": ece[int8]},
-        "utterances": len(words),
+        "utterances": len(utterances),
     }
 
 

@@ -4,10 +4,11 @@
 
 Also a script: `python calibration/calibrate.py --help`, the same as `vitconformer calibrate`.
 
-The method is chosen by what it does to the model's output, not by what it does to a tensor: each
+A method is chosen by what it does to the model's output, not by what it does to a tensor: each
 becomes a file, and the one whose log-probabilities diverge least from the float model's wins.
-Sounds for choosing are not those that ranges were observed on.  If even the best changes more
-tokens than the budget allows, the layers that hurt most stay float, as few as will do.
+Sounds for choosing are not those that ranges were observed on.  Two changes to the graph are tried
+and used only if they help.  If even the best costs more tokens than the budget allows, the layers
+that hurt most stay float, as few as will do (`calibration.choose`).
 """
 
 from __future__ import annotations
@@ -23,22 +24,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from calibration import census, qdq
-from calibration.compare import LITERAL, Difference, compare, least_kept, logprobs
+from calibration.cache import CACHE_NAME, cache, release_number
+from calibration.choose import Trial, choose
+from calibration.compare import LITERAL, Difference, compare, logprobs
 from calibration.emit import emit
+from calibration.goldens import goldens
 from calibration.graph import FloatGraph, load_graph
 from calibration.lint import lint
-from calibration.methods import METHODS
 from calibration.observe import Plan, observe, read
 from calibration.ranges import Ranges
+from edge_runtime.contract.bundle import GOLDENS_NAME
 from edge_runtime.engine import Engine
 from edge_runtime.errors import BundleError, ConfigError
 from edge_runtime.features import open_frontend
-from edge_runtime.manifest import write_atomically
+from edge_runtime.manifest import Utterance, write_atomically
 from edge_runtime.modelspec import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ class Calibration:
     """What came out."""
 
     ranges: Ranges
+    goldens: Path
     files: dict[str, Path]  # target -> INT8 file
     differences: dict[str, Difference]  # target -> what quantisation changed
     kernels: dict[str, dict[str, int]]  # target -> operators that would run
@@ -71,15 +74,21 @@ def calibrate(
     *,
     targets: Sequence[str],
     budget: float = 0.02,
+    plain: bool = False,
+    tensorrt_cache: str = "",
     ranges: Ranges | None = None,
     progress: Callable[[str, int, int], object] = lambda what, done, total: None,
 ) -> Calibration:
-    """Ranges and INT8 files under `out`.
+    """Ranges, INT8 files and `goldens.npz` under `out`.
 
     Args:
         model: the float graph; `engine` has it open, and knows its windows.
         plan: what to observe; a tenth of it, `HELD_BACK` at least, is kept for comparing.
         budget: edits per token that INT8 may cost before layers are kept in float.
+        plain: leave norms and biases as they are, instead of trying `calibration.smooth` and
+            `calibration.bias`.
+        tensorrt_cache: release of TensorRT that a `calibration.cache` is also written for; it goes
+            with the graph as it is, so nothing else is tried then.
         ranges: of an earlier calibration of this model; then nothing is observed or chosen.
 
     Raises:
@@ -87,24 +96,27 @@ def calibrate(
             float; files that were there before stay.
         ConfigError, AudioError: the manifest is too short or an audio file cannot be read.
     """
+    if tensorrt_cache:
+        release_number(tensorrt_cache)
     graph, spec = load_graph(model), engine.spec
-    held_back = max(HELD_BACK, len(plan.utterances) // 10)
-    if len(plan.utterances) <= held_back:
-        raise ConfigError(
-            f"the manifest has {len(plan.utterances)} utterances; calibration wants more than "
-            f"{held_back}, which it keeps for comparing methods"
-        )
-    # From everywhere in the manifest, which may be several, one after the other.
-    kept = {i * len(plan.utterances) // held_back for i in range(held_back)}
-    rest = tuple(u for i, u in enumerate(plan.utterances) if i not in kept)
-    observed = dataclasses.replace(plan, utterances=rest)
+    observed, kept = apart(plan)
     frontend = open_frontend(spec.frontend)
-    sounds = [frontend.compute(read(plan.utterances[i])) for i in sorted(kept)]
+    sounds = [frontend.compute(read(utterance)) for utterance in kept]
     expected = logprobs(graph.model, spec, sounds)
+    answers = goldens(model, spec, sounds)
     if ranges is None:
         ranges = _ranges(graph, spec, observed, out, progress)
-        ranges = _choose(graph, spec, ranges, sounds, expected, budget, progress)
+        ranges = choose(
+            Trial(graph=graph, spec=spec, sounds=sounds, expected=expected),
+            ranges,
+            observed,
+            lambda changed: _ranges(changed, spec, observed, out, progress),
+            budget=budget,
+            plain=plain or bool(tensorrt_cache),
+            progress=progress,
+        )
     ranges.scales(graph)  # those of another model are refused before anything is written
+    implicit = cache(graph, ranges, tensorrt_cache) if tensorrt_cache else b""
 
     files, differences, found = {}, {}, {}
     products = len(graph.linears) - len(ranges.keep_float)
@@ -123,7 +135,38 @@ def calibrate(
             part.unlink(missing_ok=True)
         files[target] = path
     ranges.write(out / RANGES_NAME)
-    return Calibration(ranges=ranges, files=files, differences=differences, kernels=found)
+    for partial in out.glob(f".{RANGES_NAME}.*.partial"):  # until now a killed run could go on
+        partial.unlink()
+    write_atomically(out / GOLDENS_NAME, answers)
+    if implicit:
+        write_atomically(out / CACHE_NAME, implicit)
+    return Calibration(
+        ranges=ranges,
+        goldens=out / GOLDENS_NAME,
+        files=files,
+        differences=differences,
+        kernels=found,
+    )
+
+
+def apart(plan: Plan) -> tuple[Plan, tuple[Utterance, ...]]:
+    """What is observed of a plan, and what is kept for comparing.
+
+    Raises ConfigError where nothing would be left to observe.
+    """
+    total = len(plan.utterances)
+    held_back = max(HELD_BACK, total // 10)
+    if total <= held_back:
+        raise ConfigError(
+            f"the manifest has {total} utterances; calibration wants more than {held_back}, which "
+            "it keeps for comparing methods"
+        )
+    # From everywhere in the manifest, which may be several, one after the other.
+    kept = {i * total // held_back for i in range(held_back)}
+    rest = tuple(u for i, u in enumerate(plan.utterances) if i not in kept)
+    return dataclasses.replace(plan, utterances=rest), tuple(
+        plan.utterances[i] for i in sorted(kept)
+    )
 
 
 def _prove(file: Path, target: str, products: int) -> dict[str, int]:
@@ -153,72 +196,17 @@ def _ranges(
     out: Path,
     progress: Callable[[str, int, int], object],
 ) -> Ranges:
-    partial = out / f".{RANGES_NAME}.partial"
+    partial = out / f".{RANGES_NAME}.{plan.fingerprint(graph)[:12]}.partial"
     seen = observe(
         graph, spec, plan, partial,
         progress=lambda chunks: progress("observing", min(chunks, plan.chunks), plan.chunks),
     )  # fmt: skip
     lines = [u.to_json() for u in plan.utterances]
-    ranges = Ranges.of(
+    return Ranges.of(
         graph,
         seen,
         manifest_sha256=hashlib.sha256(json.dumps(lines).encode()).hexdigest(),
         tools={name: importlib.metadata.version(name) for name in ("onnx", "onnxruntime", "numpy")},
-    )
-    partial.unlink(missing_ok=True)
-    return ranges
-
-
-def _choose(
-    graph: FloatGraph,
-    spec: ModelSpec,
-    ranges: Ranges,
-    sounds: list[NDArray[np.float32]],
-    expected: list[NDArray[np.float32]],
-    budget: float,
-    progress: Callable[[str, int, int], object],
-) -> Ranges:
-    """The method that changes the output least, and the layers that must stay float."""
-
-    def cost(candidate: Ranges, some: slice = slice(None)) -> Difference:
-        file = onnx.load_from_string(emit(graph, candidate, "x86"))
-        return compare(expected[some], logprobs(file, spec, sounds[some]), spec.blank_id)
-
-    methods = {}
-    for number, method in enumerate(METHODS):
-        progress("comparing methods", number, len(METHODS))
-        methods[method] = cost(dataclasses.replace(ranges, method=method))
-    progress("comparing methods", len(METHODS), len(METHODS))
-    best = min(methods, key=lambda method: methods[method].divergence)
-    ranges = dataclasses.replace(
-        ranges,
-        method=best,
-        measured={"methods": {method: cost.to_json() for method, cost in methods.items()}},
-    )
-    if methods[best].tokens <= budget:
-        return ranges
-
-    names = [linear.name for linear in graph.linears]
-    some = slice(8)  # an estimate of their order is enough
-    alone = {}
-    for number, name in enumerate(names):
-        progress("weighing layers", number, len(names))
-        others = tuple(other for other in names if other != name)
-        alone[name] = cost(dataclasses.replace(ranges, keep_float=others), some).divergence
-    progress("weighing layers", len(names), len(names))
-
-    def fits(kept: list[str]) -> bool:
-        return cost(dataclasses.replace(ranges, keep_float=tuple(kept))).tokens <= budget
-
-    kept = least_kept(names, alone.__getitem__, fits)
-    log.info("%d of %d layers stay float: %s", len(kept), len(names), ", ".join(kept))
-    return dataclasses.replace(
-        ranges,
-        keep_float=tuple(kept),
-        measured={
-            **ranges.measured,
-            "alone": {name: float(f"{value:.4g}") for name, value in alone.items()},
-        },
     )
 
 

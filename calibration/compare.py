@@ -84,6 +84,16 @@ def compare(expected: Sequence[Array], found: Sequence[Array], blank: int) -> Di
     )
 
 
+def divergences(expected: Sequence[Array], found: Sequence[Array]) -> NDArray[np.float64]:
+    """Of every sound, in nats per frame of a sound of mean length.
+
+    So their mean is the divergence per frame of all sounds together, as in `compare`.
+    """
+    frames = max(1, sum(map(len, expected))) / max(1, len(expected))
+    pairs = zip(expected, found, strict=True)
+    return np.array([float((np.exp(one) * (one - other)).sum()) / frames for one, other in pairs])
+
+
 def _collapsed(ids: NDArray[np.intp], blank: int) -> list[int]:
     """The greedy reading: repetitions merged, blanks dropped."""
     kept = ids[np.flatnonzero(np.diff(ids, prepend=-1))]

@@ -21,6 +21,8 @@ from edge_runtime.errors import BundleError
 
 Array = NDArray[np.float32]
 
+_WORTH_A_CAST = 512  # values: the node that widens a constant takes a hundred bytes itself
+
 
 @dataclass(frozen=True, slots=True)
 class Linear:
@@ -54,6 +56,25 @@ class FloatGraph:
             for tensor in self.model.graph.initializer
             if tensor.name in wanted
         }
+
+    def biases(self) -> dict[str, tuple[str, str]]:
+        """Product -> constant of [outputs] that is all that is done to it, and the sum."""
+        graph = self.model.graph
+        readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in graph.node:
+            for name in node.input:
+                readers.setdefault(name, []).append(node)
+        vectors = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 1}
+        outputs = {output.name for output in graph.output}
+        found = {}
+        for linear in self.linears:
+            if linear.y in outputs or len(readers.get(linear.y, ())) != 1:
+                continue
+            (node,) = readers[linear.y]
+            others = [name for name in node.input if name != linear.y]
+            if node.op_type == "Add" and len(others) == 1 and others[0] in vectors:
+                found[linear.y] = (others[0], node.output[0])
+        return found
 
 
 def load_graph(path: Path) -> FloatGraph:
@@ -119,6 +140,26 @@ def _widen(graph: onnx.GraphProto) -> None:
             value = numpy_helper.to_array(stored).astype(np.float32)
             constants[node.output[0]] = numpy_helper.from_array(value, node.output[0])
     replace_nodes(graph, nodes, constants.values())
+
+
+def narrow(graph: onnx.GraphProto) -> None:
+    """The opposite of what loading did: constants that are float16 to the last bit are stored so.
+
+    Runtimes widen them once, when they load the file, to the values that they had.
+    """
+    casts, constants = [], []
+    for tensor in graph.initializer:
+        value = numpy_helper.to_array(tensor)
+        if tensor.data_type == TensorProto.FLOAT and value.size >= _WORTH_A_CAST:
+            with np.errstate(over="ignore"):
+                half = value.astype(np.float16)
+            if np.array_equal(half.astype(np.float32), value):
+                stored = f"{tensor.name}.half"
+                name = tensor.name
+                casts.append(helper.make_node("Cast", [stored], [name], name, to=TensorProto.FLOAT))
+                tensor = numpy_helper.from_array(half, stored)
+        constants.append(tensor)
+    replace_nodes(graph, [*casts, *graph.node], constants)
 
 
 def _without_gemm(

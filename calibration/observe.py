@@ -47,7 +47,9 @@ class Plan:
 
     def fingerprint(self, graph: FloatGraph) -> str:
         """Of everything that decides the result."""
-        facts = [graph.sha256, self.chunks, self.seed]
+        # The graph itself, not its file: smoothed it has other values.
+        content = graph.model.SerializeToString(deterministic=True)
+        facts = [hashlib.sha256(content).hexdigest(), self.chunks, self.seed]
         for u in self.utterances:
             facts += [u.audio_filepath.name, u.duration, u.text, u.speaker]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
@@ -106,23 +108,16 @@ def observe(
     """
     fingerprint = plan.fingerprint(graph)
     known = _load(partial, fingerprint, graph.activations)
-    run = tapped(graph)
-    rng = np.random.default_rng([plan.seed, 1])
-    for number, stream in enumerate(streams(plan, spec.windows)):
+    for stream in _taps(graph, spec, plan, skip=known.streams):
         if known.chunks >= plan.chunks:
-            return known
-        noise = rng.integers(1 << 32)  # drawn for streams that are skipped, too
-        if number < known.streams:
-            continue
-        samples = _sound(stream, np.random.default_rng(noise))
-        frames = open_frontend(spec.frontend).compute(samples)
-        for taps in run_stream(run, spec, stream.window, frames):
-            for name, values in zip(graph.activations, taps, strict=True):
+            break
+        for taps in stream:
+            for name, values in taps.items():
                 known.histograms[name].add(values)
             known.chunks += 1
         known.streams += 1
         progress(known.chunks)
-        if known.streams % _SAVE_EVERY == 0:
+        if known.streams % _SAVE_EVERY == 0 or known.chunks >= plan.chunks:
             _save(partial, fingerprint, known)
     if known.chunks < plan.chunks:
         raise ConfigError(
@@ -132,19 +127,59 @@ def observe(
     return known
 
 
+def windows(
+    graph: FloatGraph, spec: ModelSpec, plan: Plan
+) -> Iterator[dict[str, NDArray[np.float32]]]:
+    """What `observe` sees of a plan, window by window: values by tensor.
+
+    Ends with the audio; that it is enough is for `observe` to say.
+    """
+    chunks = 0
+    for stream in _taps(graph, spec, plan):
+        if chunks >= plan.chunks:
+            return
+        for taps in stream:
+            chunks += 1
+            yield taps
+
+
+def _taps(
+    graph: FloatGraph, spec: ModelSpec, plan: Plan, *, skip: int = 0
+) -> Iterator[Iterator[dict[str, NDArray[np.float32]]]]:
+    """The windows of every stream from number `skip` on; nothing is read before it is asked for."""
+    run = tapped(graph)
+    rng = np.random.default_rng([plan.seed, 1])
+
+    def run_one(stream: Stream, noise: int) -> Iterator[dict[str, NDArray[np.float32]]]:
+        samples = _sound(stream, np.random.default_rng(noise))
+        frames = open_frontend(spec.frontend).compute(samples)
+        for taps in run_stream(run, spec, stream.window, frames):
+            yield dict(zip(graph.activations, taps, strict=True))
+
+    for number, stream in enumerate(streams(plan, spec.windows)):
+        noise = int(rng.integers(1 << 32))  # drawn for streams that are skipped, too
+        if number >= skip:
+            yield run_one(stream, noise)
+
+
 Run = Callable[[list[NDArray[Any]]], list[NDArray[Any]]]
+
+
+def initial_state(spec: ModelSpec) -> list[NDArray[Any]]:
+    """The three states that one stream begins with."""
+    channel, time = spec.caches
+    return [
+        np.zeros((1, *channel), np.float32),
+        np.zeros((1, *time), np.float32),
+        np.zeros(1, np.int64),
+    ]
 
 
 def run_stream(
     run: Run, spec: ModelSpec, window: Window, frames: Samples
 ) -> Iterator[list[NDArray[Any]]]:
     """Feeds frames [n, 80] window by window; yields what `run` returns behind the five outputs."""
-    channel, time = spec.caches
-    state: list[NDArray[Any]] = [
-        np.zeros((1, *channel), np.float32),
-        np.zeros((1, *time), np.float32),
-        np.zeros(1, np.int64),
-    ]
+    state = initial_state(spec)
     for start in range(0, max(len(frames) - window.overlap, 1), window.shift):
         piece = frames[start : start + window.size]
         feeds = np.zeros((1, spec.feature_dim, window.size), np.float32)

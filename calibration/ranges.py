@@ -1,27 +1,31 @@
 """`ranges.json`: what a calibration found, and all that INT8 files are derived from.
 
     {
-      "schema_version": 1,
+      "schema_version": 2,
       "model_sha256": "...", "manifest_sha256": "...", "chunks": 1003,
       "tools": {"onnxruntime": "..."},
       "method": "mse",                          of the candidates, what is used
       "keep_float": ["blocks.0.ffn1.up"],       linear layers that are not quantised
+      "smooth": {"x": "0 -1 2 ..."},            `calibration.smooth`: powers of two per channel
+      "bias": {"blocks.0.ffn1.up": "1e-4 ..."}, `calibration.bias`: taken from a layer's bias
       "tensors": {"x": {"low": -3.1, "high": 4.0,
                         "candidates": {"max": 4.0, "mse": 3.2, ...},
                         "cut": {"max": 0.0, "mse": 2e-5, ...}}},
       "measured": {...}                         what each method cost (`calibration.compare`)
     }
 
-Scales of weights are not in it: they follow from the weights, one for each output.
+`smooth` and `bias` are empty unless they help; version 1 did not know them.  Ranges are of the
+graph after smoothing.  Scales of weights are not in it: they follow from the weights, one for each
+output.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from calibration.graph import FloatGraph
 from calibration.methods import LEVELS, METHODS
@@ -29,8 +33,10 @@ from calibration.observe import Observations
 from edge_runtime.errors import BundleError, BundleIncompatible
 from edge_runtime.manifest import write_atomically
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_READ = (1, 2)
 _REMEDY = "calibrate again"
+T = TypeVar("T", int, float)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +63,8 @@ class Ranges:
     method: str
     tensors: Mapping[str, TensorRange]
     keep_float: tuple[str, ...] = ()
+    smooth: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    bias: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     tools: Mapping[str, str] = field(default_factory=dict)
     measured: Mapping[str, Any] = field(default_factory=dict)
 
@@ -105,6 +113,8 @@ class Ranges:
             "tools": dict(self.tools),
             "method": self.method,
             "keep_float": list(self.keep_float),
+            "smooth": {name: " ".join(map(str, powers)) for name, powers in self.smooth.items()},
+            "bias": {name: " ".join(map(repr, shift)) for name, shift in self.bias.items()},
             "tensors": {
                 name: {
                     "low": tensor.low,
@@ -131,12 +141,12 @@ class Ranges:
         except ValueError as error:
             raise BundleError(f"is not JSON: {error}", file=str(path), remedy=_REMEDY) from error
         version = fields.get("schema_version") if isinstance(fields, dict) else None
-        if version != SCHEMA_VERSION:
+        if version not in _READ or isinstance(version, bool):
             raise BundleIncompatible(
                 f"is {version!r}",
                 file=str(path),
                 field="schema_version",
-                expected=str(SCHEMA_VERSION),
+                expected=" or ".join(map(str, _READ)),
                 remedy=_REMEDY,
             )
         name = ""
@@ -162,6 +172,8 @@ class Ranges:
                 method=fields["method"],
                 tensors=tensors,
                 keep_float=tuple(map(str, fields["keep_float"])),
+                smooth=_vectors(fields.get("smooth", {}), int, 64),
+                bias=_vectors(fields.get("bias", {}), float, 1e6),
                 tools=dict(fields["tools"]),
                 measured=dict(fields["measured"]),
             )
@@ -172,6 +184,14 @@ class Ranges:
                 field=f"tensors[{name!r}]" if name else None,
                 remedy=_REMEDY,
             ) from error
+
+
+def _vectors(fields: Any, kind: Callable[[str], T], most: float) -> dict[str, tuple[T, ...]]:
+    """Numbers that are written in one text for every name."""
+    found = {name: tuple(map(kind, text.split())) for name, text in fields.items()}
+    if not all(abs(number) <= most for numbers in found.values() for number in numbers):
+        raise ValueError("smooth or bias: a number is too great")
+    return found
 
 
 def _rounded(value: float) -> float:

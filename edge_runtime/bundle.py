@@ -104,6 +104,10 @@ class Bundle:
         """Path of the language model, if the bundle has one."""
         return self.file(self.manifest.lm) if self.manifest.lm else None
 
+    def goldens_file(self) -> Path | None:
+        """Path of the self-test's inputs and answers, if the bundle has them."""
+        return self.file(self.manifest.goldens) if self.manifest.goldens else None
+
     def decoding(self) -> dict[str, Any]:
         """Fields of a `BeamConfig` that fuses the language model as tuned; {} if there is none."""
         file = self.lm_file()

@@ -103,6 +103,37 @@ def corpus_char_errors(texts: Iterable[tuple[str, str]]) -> ErrorCounts:
     return sum((char_errors(ref, hyp) for ref, hyp in texts), ErrorCounts())
 
 
+def corpus_rate(counts: Iterable[ErrorCounts]) -> float:
+    """The rate of all together: pooled, not averaged."""
+    return sum(counts, ErrorCounts()).rate
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Of two error rates over the same recordings: the second less the first."""
+
+    value: float
+    low: float  # of the 95 % interval
+    high: float
+
+
+def paired_difference(
+    counts: Sequence[tuple[ErrorCounts, ErrorCounts]], *, draws: int = 2000, seed: int = 0
+) -> Difference:
+    """By bootstrap over recordings, drawn in pairs: what both find hard cancels.
+
+    Both counts of a pair are against the same reference.  Without any reference all is NaN.
+    """
+    change = np.array([after.errors - before.errors for before, after in counts], np.float64)
+    length = np.array([before.reference_length for before, _ in counts], np.float64)
+    if not length.sum():
+        return Difference(np.nan, np.nan, np.nan)
+    drawn = np.random.default_rng(seed).integers(len(length), size=(draws, len(length)))
+    totals = np.maximum(length[drawn].sum(axis=1), 1)
+    low, high = np.percentile(change[drawn].sum(axis=1) / totals, (2.5, 97.5))
+    return Difference(float(change.sum() / length.sum()), float(low), float(high))
+
+
 def _align(
     reference: Sequence[str], hypothesis: Sequence[str]
 ) -> list[tuple[str | None, str | None]]:

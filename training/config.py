@@ -96,8 +96,13 @@ class EncoderConfig:
 
     @property
     def channel_cache_shape(self) -> tuple[int, int, int]:
-        """(attention slots, left tokens, K|V width); a stub where an arm has no attention."""
-        return (self.n_msa, self.left_context, 2 * self.d_model) if self.n_msa else (1, 1, 1)
+        """(heads, left tokens, head width): the key heads, then the value heads, of every slot.
+
+        A stub where an arm has no attention.
+        """
+        if not self.n_msa:
+            return (1, 1, 1)
+        return (self.n_msa * 2 * self.n_heads, self.left_context, self.d_model // self.n_heads)
 
     @property
     def time_cache_shape(self) -> tuple[int, int, int]:

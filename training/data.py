@@ -215,9 +215,8 @@ def make_batch(
             features.append(augmenter.noise(int(examples.timing.frames[number]), rng))
             text = ""
         else:
-            other = int(rng.integers(len(read)))
-            babble = read[other][0] if other != number else None
-            features.append(augmenter(frames, rng, babble=babble, timing=examples.timing[number]))
+            others = [other for at, (other, _) in enumerate(read) if at != number]
+            features.append(augmenter(frames, rng, babble=others, timing=examples.timing[number]))
         texts.append(text)
     if plan.subword_alpha:
         units = [plan.tokenizer.sample(text, rng, alpha=plan.subword_alpha) for text in texts]

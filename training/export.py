@@ -90,16 +90,17 @@ class StreamingGraph(Graph):
         super().__init__(half=half)
         self.encoder = encoder
         self.config = encoder.config
-        self.channels: list[str] = []  # next attention caches, (B, 1, left, 2d) each
+        self.channels: list[str] = []  # next attention caches, (B, H, left+T, D), K and V
         self.times: list[str] = []  # next convolution caches, (B, 1, rows, width) each
 
     def build(self) -> None:
         config, encoder = self.config, self.encoder
-        d = config.d_model
         n, rows, _ = config.time_cache_shape
         past_times = self.split("cache_last_time", [1] * n, axis=1)
         past_channels = (
-            self.split("cache_last_channel", [1] * config.n_msa, axis=1) if config.n_msa else []
+            self.split("cache_last_channel", [config.n_heads] * 2 * config.n_msa, axis=1)
+            if config.n_msa
+            else []
         )
         # Shapes that every layer shares; with fixed batch and time these are constants.
         shape = self.op("Shape", "audio_signal")
@@ -115,11 +116,6 @@ class StreamingGraph(Graph):
         self.qkv_shape = self.op(
             "Concat", batch, self.tokens, self.ints(3 * config.n_heads), self.ints(-1), axis=0
         )
-        self.kv_shape = self.op("Concat", batch, one, self.tokens, self.ints(d), axis=0)
-        self.cache_shape = self.op(
-            "Concat", batch, self.ints(-1), self.ints(2 * config.n_heads),
-            self.ints(d // config.n_heads), axis=0,
-        )  # fmt: skip
         logits_shape = self.op("Concat", batch, self.tokens, self.ints(-1), axis=0)
 
         encoded = self.op(
@@ -141,7 +137,8 @@ class StreamingGraph(Graph):
                 if isinstance(slot, ConvMixer):
                     h = self._conv(where, slot, x, past_times[len(self.times)])
                 else:
-                    h = self._attention(where, slot, x, past_channels[len(self.channels)])
+                    at = len(self.channels)
+                    h = self._attention(where, slot, x, *past_channels[at : at + 2])
                 x = self.op("Add", x, h)
             x = self.op("Add", x, self._feed_forward(f"{name}.ffn2", block.ffn2, x))
             x = self._norm(f"{name}.norm", block.norm, x)
@@ -150,7 +147,7 @@ class StreamingGraph(Graph):
         self._frame_stats()
         # Joined first, cut once: two nodes for all layers, and fewer bytes than cutting each.
         if self.channels:
-            joined = self.op("Concat", *self.channels, axis=1)  # (B, slots, left+T, 2d)
+            joined = self.op("Concat", *self.channels, axis=1)  # (B, slots·2H, left+T, D)
             self.last(joined, config.left_context, 2, out="cache_last_channel_next")
         else:
             self.op("Identity", "cache_last_channel", out="cache_last_channel_next")
@@ -250,14 +247,14 @@ class StreamingGraph(Graph):
         index = self.op("Range", zero, self.token_count, step)  # (T,)
         start = self.op("Unsqueeze", "cache_last_channel_len", self.ints(1))  # (B, 1)
         position = self.op("Add", start, index)  # (B, T)
-        position = self.op("Unsqueeze", position, self.ints(2, 3))  # (B, T, 1, 1)
+        position = self.op("Unsqueeze", position, self.ints(1, 3))  # (B, 1, T, 1)
         cycles = self.constant("rope.cycles", self.encoder.rope.numpy())
         period = self.constant("rope.period", config.rope_period, np.int64)
         turns = self.op("Mod", self.op("Mul", position, cycles), period)
         turn = self.constant("rope.turn", 2 * math.pi / config.rope_period, np.float32)
         theta = self.op("Mul", self.op("Cast", turns, to=TensorProto.FLOAT), turn)
         cos, sin = self.op("Cos", theta), self.op("Sin", theta)
-        self.cos = self.op("Concat", cos, cos, axis=3)  # (B, T, 1, D)
+        self.cos = self.op("Concat", cos, cos, axis=3)  # (B, 1, T, D)
         self.sin = self.op("Concat", self.op("Neg", sin), sin, axis=3)
 
         slots = self.constant("cache.slots", np.arange(config.left_context, dtype=np.int64))
@@ -273,32 +270,25 @@ class StreamingGraph(Graph):
         )  # fmt: skip
         self.mask = self.op("Unsqueeze", penalty, self.ints(1, 2))  # (B, 1, 1, left + T)
 
-    def _attention(self, name: str, layer: AttentionMixer, x: str, past: str) -> str:
-        """x (B·T, d), past (B, 1, left, 2d) -> (B·T, d)."""
+    def _attention(self, name: str, layer: AttentionMixer, x: str, past_k: str, past_v: str) -> str:
+        """x (B·T, d), pasts (B, H, left, D) -> (B·T, d)."""
         config = self.config
         d, heads = config.d_model, config.n_heads
         head = d // heads
         h = self._norm(f"{name}.norm", layer.norm, x)
         h = self._linear(f"{name}.qkv", layer.qkv, h)  # (B·T, 3d)
         h = self.op("Reshape", h, self.qkv_shape)  # (B, T, 3H, D)
-        qk, v = self.split(h, [2 * heads, heads], axis=2)
+        # Only the new tokens are ever turned: caches lie as the products read them.
+        h = self.op("Transpose", h, perm=[0, 2, 1, 3])  # (B, 3H, T, D)
+        qk, v = self.split(h, [2 * heads, heads], axis=1)
         low, high = self.split(qk, [head // 2, head // 2], axis=3)
         turned = self.op("Concat", high, low, axis=3)
         qk = self.op("Add", self.op("Mul", qk, self.cos), self.op("Mul", turned, self.sin))
-        q, k = self.split(qk, [heads, heads], axis=2)
-        kv = self.op(
-            "Concat",
-            self.op("Reshape", k, self.kv_shape),
-            self.op("Reshape", v, self.kv_shape),
-            axis=3,
-        )  # fmt: skip  (B, 1, T, 2d)
-        kv = self.op("Concat", past, kv, axis=2)  # (B, 1, left+T, 2d)
-        self.channels.append(kv)
-        kv = self.op("Reshape", kv, self.cache_shape)  # (B, left+T, 2H, D)
-        k, v = self.split(kv, [heads, heads], axis=2)
-        k = self.op("Transpose", k, perm=[0, 2, 3, 1])  # (B, H, D, left+T)
-        v = self.op("Transpose", v, perm=[0, 2, 1, 3])
-        q = self.op("Transpose", q, perm=[0, 2, 1, 3])  # (B, H, T, D)
+        q, k = self.split(qk, [heads, heads], axis=1)
+        k = self.op("Concat", past_k, k, axis=2)  # (B, H, left+T, D)
+        v = self.op("Concat", past_v, v, axis=2)
+        self.channels += [k, v]
+        k = self.op("Transpose", k, perm=[0, 1, 3, 2])  # which onnxruntime leaves to the product
         # Not folded into the query's weights: stored as float16 they would be rounded once more.
         scale = self.constant("attention.scale", head**-0.5, np.float32)
         scores = self.op("Add", self.op("Mul", self.op("MatMul", q, k), scale), self.mask)

@@ -1,7 +1,7 @@
 """Augmentation of log-mel features: new tempo, vocal tract, room, microphone and noise every epoch.
 
     augment = FeatureAugmenter()
-    altered = augment(features, rng, babble=other)      # f32 [frames, 80] -> f32 [frames', 80]
+    altered = augment(features, rng, babble=others)     # f32 [frames, 80] -> f32 [frames', 80]
 
 The same changes made to waveforms cost a filter bank per example and epoch; here an example costs a
 few passes over an array a two-hundredth the size.  What makes this possible is that the interesting
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -56,7 +57,8 @@ class FeatureAugmentConfig:
     snr_db: tuple[float, float] = (-5.0, 30.0)  # the upper half drawn three times as often
     p_faint: float = 0.6  # of the rest: a microphone's own noise
     faint_snr_db: tuple[float, float] = (30.0, 60.0)
-    kinds: tuple[float, float, float] = (0.6, 0.1, 0.3)  # stationary, hum, babble
+    kinds: tuple[float, float, float] = (0.4, 0.1, 0.5)  # stationary, hum, babble
+    talkers: int = 6  # at most, in babble
 
     p_channel: float = 0.6
     channel_db: float = 10.0  # of each knot of the curve, either way
@@ -99,14 +101,14 @@ class FeatureAugmenter:
         features: NDArray[np.floating],
         rng: np.random.Generator,
         *,
-        babble: NDArray[np.floating] | None = None,
+        babble: Sequence[NDArray[np.floating]] = (),
         timing: Timing | None = None,
     ) -> Array:
         """One altered example.
 
         Args:
             features: [frames, 80] log-mel, at least one frame.
-            babble: [any, 80] log-mel of somebody else speaking; without it there is no babble.
+            babble: [any, 80] log-mel of others speaking; without them there is no babble.
             timing: one entry of `draw_timing`; drawn here if None.
 
         Returns:
@@ -151,12 +153,16 @@ class FeatureAugmenter:
         energy = np.zeros((frames, FEATURE_DIM), np.float32)
         if rng.random() < 0.8:
             # The mean square of speech is around 0.003; this is noise of speech up to 60 dB below.
-            self._add_noise(energy, 0.003 * 10 ** rng.uniform(-6, 0), rng, None)
+            self._add_noise(energy, 0.003 * 10 ** rng.uniform(-6, 0), rng)
         self._record(energy, rng)
         return np.log(np.maximum(energy, FLOOR_ENERGY, out=energy), out=energy)
 
     def _add_noise(
-        self, energy: Array, loudness: float, rng: np.random.Generator, babble: Array | None
+        self,
+        energy: Array,
+        loudness: float,
+        rng: np.random.Generator,
+        babble: Sequence[NDArray[np.floating]] = (),
     ) -> None:
         """Add to `energy` [frames, 80] in place what goes with speech of level `loudness`."""
         config = self.config
@@ -168,14 +174,30 @@ class FeatureAugmenter:
             snr, kind = rng.uniform(*config.faint_snr_db), 0
         else:
             return
-        if kind == 2 and babble is not None and len(babble):
-            sound = np.exp(np.resize(np.asarray(babble, np.float32), energy.shape))
+        if kind == 2 and babble:
+            sound = self._babble(len(energy), rng, babble)
         elif kind == 1:
             sound = np.broadcast_to(_hum(rng), energy.shape)
         else:
             sound = self._stationary(len(energy), rng)
         if (present := level(sound)) > 0:
             energy += sound * np.float32(loudness / present * 10 ** (-snr / 10))
+
+    def _babble(
+        self, frames: int, rng: np.random.Generator, babble: Sequence[NDArray[np.floating]]
+    ) -> Array:
+        """One to `talkers` of the others, equally loud, each from a place of its own."""
+        sound = np.zeros((frames, FEATURE_DIM), np.float32)
+        for _ in range(rng.integers(1, self.config.talkers + 1)):
+            voice = babble[int(rng.integers(len(babble)))]
+            start = int(rng.integers(len(voice)))
+            taken = np.asarray(voice, np.float32).take(
+                range(start, start + frames), axis=0, mode="wrap"
+            )
+            energy = np.exp(taken, out=taken)
+            if (present := level(energy)) > 0:
+                sound += energy / np.float32(present)
+        return sound
 
     def _stationary(self, frames: int, rng: np.random.Generator) -> Array:
         """Noise of a random colour whose level wanders: energy [frames, 80]."""

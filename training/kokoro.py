@@ -7,7 +7,8 @@ between, which speaks with the mean of both.  `folder()` holds what `make kokoro
     vocab.json      phoneme (IPA letters of espeak-ng, punctuation) -> token
     voices/*.bin    f32 [510, 1, 256], the style of a speaker for each length in phonemes
 
-It takes two thirds of real time on one core: ten times what the statistical voices take.
+It takes two fifths of real time on one core, three fifths of that in convolutions
+(`training.integer_conv`): several times what the statistical voices take.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from training.integer_conv import convolutions_as_products
 
 Array = npt.NDArray[np.float32]
 
@@ -88,9 +91,12 @@ def _style(voice: str) -> Array:
 
 @functools.cache
 def _session() -> Any:
+    import onnx
     import onnxruntime
 
+    model = onnx.load(folder() / "model.onnx")
+    convolutions_as_products(model)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # `synth --jobs` is what uses more cores
     options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(folder() / "model.onnx"), options)
+    return onnxruntime.InferenceSession(model.SerializeToString(), options)

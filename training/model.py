@@ -41,7 +41,7 @@ FEATURE_STD = 4.0
 class State:
     """What a stream carries from window to window.  All zeros is a fresh stream."""
 
-    channel: Tensor  # (B, attention slots, left tokens, K|V)
+    channel: Tensor  # (B, attention slots · 2H, left tokens, D): K heads, V heads of each slot
     time: Tensor  # (B, 1 + convolution slots, rows, width)
     position: Tensor  # (B,) int64, tokens seen so far
 
@@ -58,7 +58,7 @@ def rope_cycles(head_dim: int, period: int, base: float = 1000.0) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of x (B, T, H, D) by angles (B|1, T, 1, D), first half of `sin` negative."""
+    """Rotary embedding of x (B, H, T, D) by angles (B|1, 1, T, D), first half of `sin` negative."""
     low, high = x.chunk(2, dim=-1)
     return x * cos + torch.cat([high, low], dim=-1) * sin
 
@@ -133,16 +133,16 @@ class AttentionMixer(nn.Module):
     def mix(
         self, x: Tensor, past: Tensor | None, angles: tuple[Tensor, Tensor], mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """x (B, T, d), past (B, L, 2d) or None, mask (B|1, 1, T|1, L+T) True where seen."""
+        """x (B, T, d), past (B, 2H, L, D) or None, mask (B|1, 1, T|1, L+T) True where seen."""
         batch, tokens, d = x.shape
-        qkv = self.qkv(self.norm(x)).view(batch, tokens, 3 * self.n_heads, -1)
-        qk, v = qkv.split([2 * self.n_heads, self.n_heads], dim=2)
-        q, k = rotate(qk, *angles).chunk(2, dim=2)  # each (B, T, H, D)
-        kv = torch.cat([k.reshape(batch, tokens, d), v.reshape(batch, tokens, d)], dim=-1)
+        qkv = self.qkv(self.norm(x)).view(batch, tokens, 3 * self.n_heads, -1).transpose(1, 2)
+        qk, v = qkv.split([2 * self.n_heads, self.n_heads], dim=1)
+        q, k = rotate(qk, *angles).chunk(2, dim=1)  # each (B, H, T, D)
+        kv = torch.cat([k, v], dim=1)  # (B, 2H, T, D)
         if past is not None:
-            kv = torch.cat([past, kv], dim=1)  # (B, L+T, 2d)
-        k, v = (h.view(batch, -1, self.n_heads, d // self.n_heads) for h in kv.chunk(2, dim=-1))
-        h = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask)  # (B, H, T, D)
+            kv = torch.cat([past, kv], dim=2)  # (B, 2H, L+T, D)
+        k, v = kv.chunk(2, dim=1)
+        h = attend(q, k, v, mask)  # (B, H, T, D)
         h = self.out(h.transpose(1, 2).reshape(batch, tokens, d))
         return F.dropout(h, self.dropout, self.training), kv
 
@@ -215,9 +215,9 @@ class Encoder(nn.Module):
     # -- the parts both paths share ------------------------------------------------------------
 
     def angles(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """Token positions (B, T) int64 -> cos and signed sin (B, T, 1, D)."""
+        """Token positions (B, T) int64 -> cos and signed sin (B, 1, T, D)."""
         period = self.config.rope_period
-        turns = (position[..., None, None] * self.rope) % period  # (B, T, 1, D/2), exact
+        turns = (position[:, None, :, None] * self.rope) % period  # (B, 1, T, D/2), exact
         theta = turns.float() * (2 * math.pi / period)
         cos, sin = theta.cos(), theta.sin()
         return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
@@ -301,6 +301,7 @@ class Encoder(nn.Module):
         _, rows, width = config.time_cache_shape
         times = [F.pad(past, (0, width - N_MELS, 0, rows - PATCH_CONTEXT))]
         channels: list[Tensor] = []
+        pasts = state.channel.split(2 * config.n_heads, dim=1)
         tokens = token_lengths(lengths)
         token = torch.arange(x.shape[1], device=x.device)
         angles = self.angles(state.position[:, None] + token)
@@ -320,11 +321,11 @@ class Encoder(nn.Module):
                     h, past = slot.mix(x, state.time[:, len(times)])
                     times.append(past)
                 else:
-                    h, kv = slot.mix(x, state.channel[:, len(channels)], angles, mask)
-                    channels.append(kv[:, kv.shape[1] - config.left_context :])
+                    h, kv = slot.mix(x, pasts[len(channels)], angles, mask)
+                    channels.append(kv[:, :, kv.shape[2] - config.left_context :])
                 x = x + h
             x = block.norm(x + 0.5 * block.ffn2(x))
-        channel = torch.stack(channels, 1) if channels else state.channel
+        channel = torch.cat(channels, 1) if channels else state.channel
         state = State(channel, torch.stack(times, 1), state.position + tokens)
         return self.log_probs(x), state
 

@@ -23,6 +23,7 @@ from edge_runtime.errors import BundleError, BundleIncompatible
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 TOKENS_NAME = "tokens.txt"
+GOLDENS_NAME = "goldens.npz"
 MAX_MANIFEST_BYTES = 1 << 20  # a real one is about 4 KiB; parsing must not be a way to fill memory
 FRONTENDS = ("knf_nemo", "nemo_exact")
 FRAME_MS = 10  # feature frame shift of every frontend
@@ -70,6 +71,7 @@ class Manifest:
     training_data: Mapping[str, Any] = field(default_factory=dict)
     confidence: str | None = None  # file name of the confidence map
     lm: str | None = None  # file name of the language model
+    goldens: str | None = None  # file name of inputs and float answers, for a device's self-test
     decoding: Mapping[str, float] = field(default_factory=dict)  # tuned for it: DECODING's fields
     extra: Mapping[str, Any] = field(default_factory=dict)  # fields of later versions, kept
 
@@ -157,6 +159,7 @@ _OPTIONAL = (
     "training_data",
     "confidence",
     "lm",
+    "goldens",
     "decoding",
 )
 
@@ -277,7 +280,7 @@ def _check(m: Manifest) -> None:
         "decoding",
         f"an object of finite numbers, named {' or '.join(DECODING)}",
     )
-    for name in ("confidence", "lm"):
+    for name in ("confidence", "lm", "goldens"):
         file = getattr(m, name)
         need(file is None or matches(file, _FILE), name, "a plain file name or null")
     need(isinstance(m.files, Mapping), "files", "an object")
@@ -292,7 +295,7 @@ def _check(m: Manifest) -> None:
                 remedy=_REMEDY,
             )
     if m.files:  # empty only while the bundle is being put together
-        for needed in (TOKENS_NAME, m.confidence, m.lm, *m.precisions.values()):
+        for needed in (TOKENS_NAME, m.confidence, m.lm, m.goldens, *m.precisions.values()):
             if needed is not None and needed not in m.files:
                 raise BundleError(
                     f"lacks {str(needed)[:80]!r}", file=MANIFEST_NAME, field="files", remedy=_REMEDY

@@ -28,6 +28,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
 
 
 def run(folder: Path, plan: Plan, budget: float) -> Calibration:
+    folder.mkdir(exist_ok=True)
     model = write_encoder(folder / "encoder.onnx")
     engine = Engine.open(model, chunk_frames=(8, 16, 32), default_chunk_ms=160)
     return calibrate(model, engine, plan, folder / "out", targets=("x86",), budget=budget)
@@ -40,7 +41,7 @@ def test_the_method_with_the_least_divergence_is_taken(tmp_path: Path, plan: Pla
     assert found.ranges.keep_float == ()
     assert found.differences["x86"].to_json() == methods[found.ranges.method]
     left = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert left == ["encoder.int8-x86.onnx", "ranges.json"]
+    assert left == ["encoder.int8-x86.onnx", "goldens.npz", "ranges.json"]
 
 
 def test_layers_stay_float_until_the_budget_is_kept_the_most_sensitive_first(
@@ -68,6 +69,25 @@ def test_a_file_that_cannot_be_made_leaves_the_one_before(
     out = tmp_path / "out"
     assert (out / "encoder.int8-x86.onnx").read_bytes() == before
     assert not list(out.glob("*.part"))
+
+
+def test_a_run_that_was_killed_while_choosing_goes_on_without_observing_again(
+    tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(tmp_path / "whole", plan, budget=1.0)
+
+    def killed(*args: object, **options: object) -> object:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("calibration.choose.bias.shifts", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "again", plan, budget=1.0)
+    monkeypatch.setattr("calibration.observe._save", killed)  # nothing new is observed
+    again = run(tmp_path / "again", plan, budget=1.0)
+    assert again.ranges == whole.ranges
+    left = sorted(path.name for path in (tmp_path / "again" / "out").iterdir())
+    assert left == ["encoder.int8-x86.onnx", "goldens.npz", "ranges.json"]
 
 
 def test_a_manifest_without_enough_to_compare_is_refused(tmp_path: Path, plan: Plan) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibration.compare import compare, least_kept
+from calibration.compare import compare, divergences, least_kept
 
 BLANK = 3
 
@@ -22,6 +22,14 @@ def test_equals_do_not_differ() -> None:
     one = [distributions([0, 0, 3, 1]), distributions([2])]
     found = compare(one, one, BLANK)
     assert (found.divergence, found.frames, found.tokens, found.snr_db) == (0.0, 0.0, 0.0, 200.0)
+
+
+def test_the_mean_over_sounds_is_the_divergence_of_all_frames() -> None:
+    before = [distributions([0, 3, 1]), distributions([2] * 9)]
+    after = [distributions([0, 3, 1], sure=0.9), distributions([2] * 9, sure=0.5)]
+    each = divergences(before, after)
+    assert 0 < each[0] < each[1]
+    assert each.mean() == pytest.approx(compare(before, after, BLANK).divergence)
 
 
 def test_a_changed_token_is_one_edit_and_a_longer_one_is_none() -> None:

@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 from calibration import census
 from calibration.emit import CPU_TARGETS as TARGETS
 from calibration.emit import emit
-from calibration.graph import FloatGraph, load_graph, replace_nodes
+from calibration.graph import FloatGraph, load_graph, narrow, replace_nodes
 from calibration.methods import quantised
 from calibration.ranges import Ranges
 from edge_runtime.engine import Engine
@@ -131,6 +131,43 @@ def test_layers_that_are_kept_are_float_to_the_last_bit(tmp_path: Path) -> None:
     all_but_one = dataclasses.replace(ranges, keep_float=everything[1:])
     found = onnx.load_from_string(emit(graph, all_but_one, "x86"))
     assert sum(n.op_type == "MatMulIntegerToFloat" for n in found.graph.node) == 1
+
+
+def test_what_is_float16_to_the_last_bit_is_stored_so_and_nothing_else_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_encoder(tmp_path / "encoder.onnx", half=True)
+    graph, ranges = ranges_of(path, SOUND)
+    content = emit(graph, ranges, "x86")
+    kinds = {t.name: t.data_type for t in onnx.load_from_string(content).graph.initializer}
+    assert kinds["patch.proj.weight.half"] == onnx.TensorProto.FLOAT16
+    assert kinds["patch.norm.weight"] == onnx.TensorProto.FLOAT
+    monkeypatch.setattr("calibration.graph._WORTH_A_CAST", 1 << 40)
+    wide = emit(graph, ranges, "x86")
+    assert len(content) < len(wide) - 50_000
+    one, other = (
+        logprobs(onnx.load_from_string(data), spec_of(path), SOUND) for data in (content, wide)
+    )
+    np.testing.assert_array_equal(one, other)
+
+
+def test_constants_that_float16_would_round_or_overflow_stay_as_they_are() -> None:
+    values = {
+        "exact": np.full(600, 0.5, np.float32),
+        "rounded": np.full(600, 0.1, np.float32),
+        "too great": np.full(600, 1e6, np.float32),
+        "short": np.full(20, 0.5, np.float32),
+    }
+    graph = helper.make_graph(
+        [helper.make_node("Identity", [name], [f"{name}.out"]) for name in values],
+        "constants",
+        [],
+        [],
+        [numpy_helper.from_array(value, name) for name, value in values.items()],
+    )
+    narrow(graph)
+    assert [t.name for t in graph.initializer] == ["exact.half", "rounded", "too great", "short"]
+    assert [n.op_type for n in graph.node] == ["Cast", *["Identity"] * 4]
 
 
 @pytest.mark.parametrize("target", TARGETS)

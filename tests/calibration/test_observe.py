@@ -87,6 +87,15 @@ def test_a_killed_observation_goes_on_to_the_very_same_result(
         )  # fmt: skip
 
 
+def test_what_is_known_completely_is_not_observed_again(tmp_path: Path, model: Path) -> None:
+    graph, spec = load_graph(model), spec_of(model)
+    plan = Plan(utterances=utterances(tmp_path, 4), chunks=40)
+    whole = observe(graph, spec, plan, tmp_path / "partial")
+    seen: list[int] = []
+    again = observe(graph, spec, plan, tmp_path / "partial", progress=seen.append)
+    assert not seen and (again.chunks, again.streams) == (whole.chunks, whole.streams)
+
+
 def test_what_was_known_of_another_calibration_is_not_used(tmp_path: Path, model: Path) -> None:
     graph, spec, partial = load_graph(model), spec_of(model), tmp_path / "partial"
     plan = Plan(utterances=utterances(tmp_path, 4), chunks=40)

@@ -51,7 +51,7 @@ def _without(field: str) -> Callable[[dict[str, Any]], object]:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda f: f.update(schema_version=2), "schema_version"),
+        (lambda f: f.update(schema_version=3), "schema_version"),
         (_without("schema_version"), "schema_version"),
         (_without("tensors"), "malformed"),
         (_without("method"), "malformed"),

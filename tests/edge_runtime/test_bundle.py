@@ -32,6 +32,7 @@ def test_what_was_written_can_be_opened(path: Path, files: dict[str, Path | byte
     assert len(bundle.vocabulary()) == 65
     assert bundle.confidence_file() is None
     assert bundle.lm_file() is None
+    assert bundle.goldens_file() is None
     assert sorted(p.name for p in path.iterdir()) == ["encoder.onnx", "manifest.json", "tokens.txt"]
 
 

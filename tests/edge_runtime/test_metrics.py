@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 import jiwer
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +17,9 @@ from edge_runtime.metrics import (
     align,
     char_errors,
     corpus_char_errors,
+    corpus_rate,
     corpus_word_errors,
+    paired_difference,
     word_errors,
 )
 
@@ -83,3 +86,22 @@ def test_nothing_against_nothing_is_no_error_and_words_out_of_nowhere_are_infini
     assert word_errors("  ", "\n").rate == 0
     assert math.isinf(word_errors("", "uh").rate)
     assert word_errors("uh", "").rate == 1
+
+
+def test_a_difference_of_pairs_is_that_of_the_rates_and_its_interval_knows_the_pairs() -> None:
+    rng = np.random.default_rng(0)
+    hard = rng.integers(0, 9, 200)  # errors that both make
+    before = [ErrorCounts(10 - n, n) for n in map(int, hard)]
+    after = [ErrorCounts(10 - n - 1, n + 1) for n in map(int, hard)]
+    found = paired_difference(list(zip(before, after, strict=True)))
+    assert found.value == pytest.approx(corpus_rate(after) - corpus_rate(before))
+    # One more error in every recording, however hard: nothing is left to chance.
+    assert found.low == pytest.approx(0.1) and found.high == pytest.approx(0.1)
+    shuffled = [after[i] for i in rng.permutation(200)]
+    apart = paired_difference(list(zip(before, shuffled, strict=True)))
+    assert apart.value == pytest.approx(found.value) and apart.high - apart.low > 0.05
+
+
+def test_a_difference_without_any_reference_is_not_a_number() -> None:
+    assert math.isnan(paired_difference([(ErrorCounts(), ErrorCounts(insertions=1))]).value)
+    assert math.isnan(paired_difference([]).low)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import soxr
@@ -71,11 +73,11 @@ def test_an_example_is_a_function_of_features_and_generator() -> None:
     features, other = compute(voice()).astype(np.float16), compute(voice(seed=1))
     before = features.copy()
     results = [
-        FeatureAugmenter()(features, np.random.default_rng(7), babble=other) for _ in range(2)
+        FeatureAugmenter()(features, np.random.default_rng(7), babble=[other]) for _ in range(2)
     ]
     np.testing.assert_array_equal(*results)
     np.testing.assert_array_equal(features, before)
-    different = FeatureAugmenter()(features, np.random.default_rng(8), babble=other)
+    different = FeatureAugmenter()(features, np.random.default_rng(8), babble=[other])
     assert different.shape != results[0].shape or not np.array_equal(different, results[0])
 
 
@@ -83,7 +85,7 @@ def test_everything_stays_finite_and_above_the_floor() -> None:
     augment, rng = FeatureAugmenter(), np.random.default_rng(0)
     silence = np.full((30, 80), FLOOR, np.float32)
     for features in (compute(voice()), silence, compute(voice(0.02)), compute(voice() * 1e-4)):
-        for babble in (None, silence, features):
+        for babble in ([], [silence], [features, silence]):
             for _ in range(30):
                 result = augment(features, rng, babble=babble)
                 assert result.dtype == np.float32
@@ -174,15 +176,29 @@ def test_level_is_the_mean_square_of_the_samples() -> None:
         assert level(np.exp(compute(samples))) == pytest.approx(mean_square, rel=0.1)
 
 
-def test_babble_is_another_speaker_at_the_level_asked_for() -> None:
+def test_babble_is_other_speakers_at_the_level_asked_for() -> None:
     features, other = compute(voice()), compute(voice(1.3, seed=5))
-    augment = FeatureAugmenter(config(p_noise=1.0, snr_db=(0.0, 0.0), kinds=(0.0, 0.0, 1.0)))
-    result = augment(features, np.random.default_rng(0), babble=other)
-    added = np.exp(result) - np.exp(features)
+    at_0_db = config(p_noise=1.0, snr_db=(0.0, 0.0), kinds=(0.0, 0.0, 1.0))
+    one = FeatureAugmenter(dataclasses.replace(at_0_db, talkers=1))
+    added = np.exp(one(features, np.random.default_rng(0), babble=[other])) - np.exp(features)
     assert level(added) == pytest.approx(level(np.exp(features)), rel=0.02)
-    both = np.exp(result[:100]) - np.exp(features[:100])
-    ratio = both[audible(other[:100])] / np.exp(other[:100])[audible(other[:100])]
-    assert ratio.std() / ratio.mean() < 0.05
+    # It is what the other says from some moment on.
+    spread = []
+    for start in range(len(other)):
+        spoken = other.take(range(start, start + len(added)), axis=0, mode="wrap")
+        ratio = added[audible(spoken)] / np.exp(spoken[audible(spoken)])
+        spread.append(ratio.std() / ratio.mean())
+    assert min(spread) < 0.05
+
+    # Many together leave fewer gaps.
+    def gaps(augment: FeatureAugmenter, seed: int) -> float:
+        result = augment(features, np.random.default_rng(seed), babble=[other])
+        return float(np.std(np.log((np.exp(result) - np.exp(features)).sum(axis=1).clip(1e-9))))
+
+    many = FeatureAugmenter(dataclasses.replace(at_0_db, talkers=6))
+    assert np.mean([gaps(many, seed) for seed in range(20)]) < np.mean(
+        [gaps(one, seed) for seed in range(20)]
+    )
 
 
 def test_hum_is_low_and_steady() -> None:

@@ -5,13 +5,13 @@
 #   REAL   optional real speech: train.jsonl and dev.jsonl, as `vitconformer prepare` writes them
 #
 # In the environment: DATA and OUT, folders for what is made and for the bundle; JOBS; and for a
-# rehearsal HOURS="0.02 0.02 0.01" SET="optim.steps=4 optim.warmup_steps=1".
+# rehearsal HOURS="0.02 0.02 0.01 0.02 0.01" SET="optim.steps=4 optim.warmup_steps=1".
 #
 # Every command goes on where it was interrupted, so the script can be run again at any time.  Two
-# cores need about four and a half hours: one of synthesis, the rest training.
+# cores need about seven hours: one and a half of synthesis, the rest training.
 set -euo pipefail
 books=$1 real=${2:-} data=${DATA:-data/en-demo} out=${OUT:-bundles/en-demo} jobs=${JOBS:-2}
-read -r plain varied neural <<<"${HOURS:-18.6 12.3 1.0}"
+read -r plain varied neural varied2 neural2 <<<"${HOURS:-18.6 12.3 1.0 8.7 2.1}"
 step() { printf '\n== %s\n' "$*" >&2; "$@"; }
 
 # Voices as they are, and all of them again as many speakers: vocal tracts scaled by up to 17 %.
@@ -21,6 +21,11 @@ step vitconformer synth --text "$books" --split train --hours "$varied" --jobs "
     --tract 0.16 --seed 1 --out "$data/varied"
 step vitconformer synth --text "$books" --split train --hours "$neural" --jobs "$jobs" --shard 16 \
     --voices kokoro --tract 0.12 --seed 2 --out "$data/kokoro"
+# More of both: other sentences, other speakers.
+step vitconformer synth --text "$books" --split train --hours "$varied2" --jobs "$jobs" \
+    --tract 0.16 --seed 22 --out "$data/varied2"
+step vitconformer synth --text "$books" --split train --hours "$neural2" --jobs "$jobs" --shard 16 \
+    --voices kokoro --tract 0.12 --seed 11 --out "$data/kokoro2"
 step vitconformer synth --text "$books" --split dev --utterances 300 --out "$data/dev"
 
 [ -e "$data/tokenizer/tokenizer.model" ] ||
@@ -30,7 +35,7 @@ features() { # MANIFEST NAME
     [ -e "$data/store/$2" ] ||
         step vitconformer features --manifest "$1" --out "$data/store/$2" --jobs "$jobs"
 }
-for name in plain varied kokoro; do features "$data/$name/manifest.jsonl" "$name"; done
+for name in plain varied kokoro varied2 kokoro2; do features "$data/$name/manifest.jsonl" "$name"; done
 features "$data/dev/manifest.jsonl" dev
 devs+=("$data/store/dev")
 if [ -n "$real" ]; then
@@ -52,10 +57,13 @@ train() { # RECIPE RUN [FIELD=VALUE] -- STORES
         --set "${set[@]}" run.seed=1 ${SET:-}
     last=$(ls "$run"/step-*.safetensors | tail -1)
 }
-# Real speech is a tenth of what is heard, then an eighth; neural voices are more than a quarter.
+# Real speech is a tenth of what is heard, then an eighth, and a thirtieth in the end, when half an
+# hour of it has been heard so often that it is known by heart; neural voices are a quarter.
 train demo "$data/run" -- "$data"/store/{plain,varied} ${real:+"$data/store/real:6"}
 train demo-natural "$data/run-natural" run.init="$last" -- \
     "$data/store/varied" "$data/store/kokoro:6" ${real:+"$data/store/real:4"}
+train demo-natural "$data/run-more" run.init="$last" -- "$data"/store/varied{,2} \
+    "$data"/store/kokoro{:2,2:2} ${real:+"$data/store/real:1.5"}
 
 step vitconformer export --checkpoint "$last" --tokenizer "$data/tokenizer" --out "$data/bundle"
 step vitconformer confidence --bundle "$data/bundle" --manifest "${dev[@]}" --limit 100 \
@@ -68,6 +76,6 @@ step vitconformer tune --bundle "$data/bundle" --lm "$data/lm.arpa" --manifest "
 step vitconformer export --checkpoint "$last" --tokenizer "$data/tokenizer" --out "$out" \
     --confidence "$data/confidence.json" --lm "$data/lm.arpa" --decoding "$data/decoding.json" \
     --checkpoint-out "$out.safetensors"
-step vitconformer calibrate --bundle "$out" --manifest "${dev[@]}" --out "$data/int8" --targets x86 \
+step vitconformer calibrate --bundle "$out" --manifest "${dev[@]}" --out "$data/int8" --targets dynamic \
     --bundle-out "$out"
 mkdir -p "$out.tokenizer" && cp "$data"/tokenizer/{tokenizer.model,tokens.txt} "$out.tokenizer/"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from calibration.graph import load_graph
 from edge_runtime.bundle import Bundle
 from edge_runtime.precision import choose, this_processor
 from edge_runtime.recognizer import Recognizer
@@ -38,13 +39,14 @@ def calibrated(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     done = vitconformer(
         "calibrate", "--bundle", BUNDLE, "--manifest", manifest, "--out", out,
         "--chunks", 150, "--budget", 0.06, "--targets", "x86,dynamic,arm64,trt10,trt8",
-        "--bundle-out", out / "bundle",
+        "--bundle-out", out / "bundle", "--cache", "8.6.2",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "ranges by" in done.stdout and "<- least" in done.stdout
     changed = re.findall(r"int8-(\w+)\.onnx: .* tokens changed ([\d.]+)%", done.stdout)
     assert [target for target, _ in changed] == ["x86", "dynamic", "arm64", "trt10", "trt8"]
     assert all(float(share) < 6 for _, share in changed)
+    assert (out / "calibration.cache").read_text().startswith("TRT-8602-EntropyCalibration2\n")
     return out
 
 
@@ -54,9 +56,12 @@ def test_the_bundle_has_the_files_and_picks_the_one_that_is_fast_here(calibrated
         "float32", "int8-x86", "int8-dynamic", "int8-arm64", "int8-trt10", "int8-trt8",
     }  # fmt: skip
     assert "ranges.json" in bundle.manifest.files
+    goldens = bundle.goldens_file()
+    assert goldens is not None and goldens.name == "goldens.npz"
+    assert goldens.stat().st_size < 400_000
     sizes = {name: bundle.model(name).stat().st_size for name in bundle.manifest.precisions}
-    # Matrices of the float file are stored as float16.
-    assert sizes["int8-x86"] < 0.62 * sizes["float32"]
+    # Matrices of the float file are stored as float16: it is half of what it computes with.
+    assert sizes["int8-x86"] < 0.30 * load_graph(bundle.model()).model.ByteSize()
     chosen, why = choose(bundle.manifest.precisions, this_processor())
     done = vitconformer("inspect", calibrated / "bundle")
     assert f"({chosen}: {why})" in done.stdout
@@ -88,10 +93,18 @@ def test_the_same_ranges_give_the_same_bytes(
     done = vitconformer(
         "calibrate", "--bundle", BUNDLE, "--manifest", manifest, "--out", tmp_path,
         "--ranges", calibrated / "ranges.json", "--targets", "x86,dynamic",
+        "--report", tmp_path / "report", "--report-manifest", ROOT / "samples" / "manifest.jsonl",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    for name in ("ranges.json", "encoder.int8-x86.onnx", "encoder.int8-dynamic.onnx"):
+    models = ("encoder.int8-x86.onnx", "encoder.int8-dynamic.onnx")
+    for name in ("ranges.json", "goldens.npz", *models):
         assert (tmp_path / name).read_bytes() == (calibrated / name).read_bytes()
+    page = (tmp_path / "report" / "report.md").read_text()
+    clips = len(list((ROOT / "samples").glob("*.flac")))
+    assert f"{clips} recordings" in page and "given for this report" in page
+    assert all(f"| {ms} ms |" in page for ms in (80, 160, 320, 640))
+    for picture in re.findall(r"]\((.+\.png)\)", page):
+        assert (tmp_path / "report" / picture).stat().st_size > 5000
 
 
 def test_the_script_is_the_same_command() -> None:
@@ -110,6 +123,9 @@ def test_the_script_is_the_same_command() -> None:
             2,
             "--targets mips: there are x86, arm64, dynamic, trt10, trt8",
         ),
+        (["--targets", "", "--report", "r"], 2, "name at least one with --targets"),
+        (["--report-manifest", "m.jsonl"], 2, "name its directory with --report"),
+        (["--cache", "11.0"], 2, "--cache 11.0: TensorRT 8 to 10 read"),
         (["--chunks", "0"], 2, "--chunks must be positive"),
         (["--chunks", "100000"], 2, "audio for .* 100000 are wanted"),
         (["--ranges", "gone.json"], 1, "gone.json: cannot be read"),
@@ -162,3 +178,27 @@ def test_a_recording_that_is_missing_is_named(manifest: Path, tmp_path: Path) ->
     )
     assert done.returncode == 1 and "/nowhere/gone.flac" in error_line(done)
     assert not list((tmp_path / "out").glob("*.onnx"))
+
+
+def test_stock_sherpa_onnx_loads_the_int8_file_and_reads_its_metadata(calibrated: Path) -> None:
+    pytest.importorskip("sherpa_onnx")
+    read_aloud = """
+import sys
+import soundfile, sherpa_onnx
+model, tokens, clip = sys.argv[1:]
+recognizer = sherpa_onnx.OnlineRecognizer.from_nemo_ctc(tokens=tokens, model=model, num_threads=1)
+stream = recognizer.create_stream()
+samples, rate = soundfile.read(clip, dtype="float32")
+stream.accept_waveform(rate, samples)
+while recognizer.is_ready(stream):
+    recognizer.decode_stream(stream)
+print(recognizer.get_result(stream))
+"""
+    bundle, clip = Bundle.open(calibrated / "bundle"), ROOT / "samples" / "flite-slt.flac"
+    done = subprocess.run(
+        [sys.executable, "-c", read_aloud, bundle.model("int8-x86"), bundle.file("tokens.txt"),
+         clip],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "interval" in done.stdout

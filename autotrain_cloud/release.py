@@ -1,0 +1,321 @@
+"""The repository of releases: what devices trust, as files that any web server can serve.
+
+::
+
+    REPO/metadata/     The Update Framework's roles, with consistent snapshots
+    REPO/targets/models/FAMILY/SHA256.NAME
+    KEYS/keys.json     which keys sign for which role, and where their private halves are
+    KEYS/*.pem         those of them that are files
+
+======== ============ =========== ===============================================================
+role     keys         valid for   says
+======== ============ =========== ===============================================================
+root     2 of 3       a year      which keys the other roles have; kept away from any network
+targets  1            a year      which key may release which family of models
+FAMILY   1            a quarter   the manifest of the release that devices are to run
+snapshot 1            a month     which versions of the above belong together
+timestamp 1           a week      which snapshot is the newest; to be signed anew before it ends
+======== ============ =========== ===============================================================
+
+A private key is named by a URI that securesystemslib understands: a file here, or an HSM (`hsm:`)
+or a cloud's key service (`awskms:`, `gcpkms:`, `azurekms:`) when keys.json is edited to say so.
+
+Everything is written in the order in which devices may read it: files, then what names them, the
+timestamp last.  Whoever reads while a release is published sees the old one or the new one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+from securesystemslib.signer import CryptoSigner, Key, Signer
+from tuf.api.exceptions import UnsignedMetadataError
+from tuf.api.metadata import (
+    DelegatedRole,
+    Delegations,
+    Metadata,
+    MetaFile,
+    Root,
+    Snapshot,
+    TargetFile,
+    Targets,
+    Timestamp,
+)
+from tuf.api.serialization import DeserializationError
+from tuf.api.serialization.json import JSONSerializer
+
+from edge_runtime.bundle import Bundle
+from edge_runtime.contract.bundle import MANIFEST_NAME
+from edge_runtime.errors import ConfigError
+from edge_runtime.manifest import write_atomically
+
+VALID = {"root": 365, "targets": 365, "family": 92, "snapshot": 31, "timestamp": 7}  # days
+ROOT_KEYS, ROOT_THRESHOLD = 3, 2
+TOP_LEVEL = ("root", "targets", "snapshot", "timestamp")
+_PRETTY = JSONSerializer(compact=False)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRing:
+    """The keys of every role: public halves, and where to find the private ones."""
+
+    folder: Path
+    roles: dict[str, list[tuple[Key, str]]] = field(default_factory=dict)  # role -> (key, URI)
+
+    @classmethod
+    def load(cls, folder: Path) -> KeyRing:
+        """Raises ConfigError for a folder that is no key ring."""
+        path = folder / "keys.json"
+        try:
+            roles = {
+                role: [
+                    (Key.from_dict(one["keyid"], dict(one["public"])), str(one["uri"]))
+                    for one in keys
+                ]
+                for role, keys in json.loads(path.read_text("utf-8")).items()
+            }
+        except OSError as error:
+            raise ConfigError(
+                f"{path}: cannot be read: {error.strerror}; `vitconformer release init` makes keys"
+            ) from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{path}: is not a list of keys: {error!r}") from error
+        return cls(folder, roles)
+
+    def save(self) -> None:
+        described = {
+            role: [{"keyid": k.keyid, "public": k.to_dict(), "uri": uri} for k, uri in keys]
+            for role, keys in self.roles.items()
+        }
+        write_atomically(self.folder / "keys.json", json.dumps(described, indent=1).encode())
+
+    def make(self, role: str, name: str) -> Key:
+        """A new key in a file of its own, readable by its owner alone."""
+        signer = CryptoSigner.generate_ed25519()
+        path = self.folder / f"{name}.pem"
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as sink:
+            sink.write(signer.private_bytes)
+        self.roles.setdefault(role, []).append((signer.public_key, f"file2:{path.name}"))
+        return signer.public_key
+
+    def signers(self, role: str) -> list[Signer]:
+        """Raises ConfigError, naming the key, if one cannot be used."""
+        if role not in self.roles:
+            raise ConfigError(f"{self.folder}/keys.json: has no keys for {role!r}")
+        found = []
+        for key, uri in self.roles[role]:
+            kind, _, name = uri.partition(":")
+            if kind == "file2" and not Path(name).is_absolute():
+                uri = f"file2:{(self.folder / name).absolute()}"
+            try:
+                found.append(Signer.from_priv_key_uri(uri, key))
+            except FileNotFoundError:
+                continue  # a root key that is kept elsewhere; the threshold decides
+            except Exception as error:  # every kind of key has errors of its own
+                raise ConfigError(f"{uri}: this key cannot be used: {error}") from error
+        return found
+
+
+class Repository:
+    """A repository on disk, and the keys at hand."""
+
+    def __init__(self, folder: Path, keys: KeyRing) -> None:
+        self.folder = folder
+        self.keys = keys
+
+    @classmethod
+    def create(cls, folder: Path, keys_folder: Path, families: list[str]) -> Repository:
+        """A repository without releases, with new keys. Raises ConfigError if one is there."""
+        if (folder / "metadata").exists() or (keys_folder / "keys.json").exists():
+            raise ConfigError(f"{folder} or {keys_folder}: there is a repository, or keys, already")
+        keys = KeyRing(keys_folder)
+        made = cls(folder, keys)
+        for number in range(1, ROOT_KEYS + 1):
+            keys.make("root", f"root-{number}")
+        for role in TOP_LEVEL[1:]:
+            keys.make(role, role)
+        root = Root(expires=_until("root"), consistent_snapshot=True)
+        for role in TOP_LEVEL:
+            for key, _ in keys.roles[role]:
+                root.add_key(key, role)
+        root.roles["root"].threshold = ROOT_THRESHOLD
+        targets = Targets(expires=_until("targets"), delegations=Delegations({}, {}))
+        snapshot, timestamp = Snapshot(expires=_until("snapshot")), Timestamp()
+        for family in families:
+            made._delegate(targets, family)
+        keys.save()
+        made._write("root", Metadata(root))
+        made._write("targets", Metadata(targets))
+        for family in families:
+            made._write(family, Metadata(Targets(expires=_until("family"))))
+            snapshot.meta[f"{family}.json"] = MetaFile(1)
+        made._write("snapshot", Metadata(snapshot))
+        timestamp.expires = _until("timestamp")
+        made._write("timestamp", Metadata(timestamp))
+        return made
+
+    def publish(self, bundle: Bundle, needs: Mapping[str, Any] | None = None) -> int:
+        """Makes a bundle the release of its family; -> its release counter.
+
+        `needs` is signed with it: what a device must have or be.  Raises ConfigError for a family
+        that has no role, or a release counter that does not rise.
+        """
+        manifest = bundle.manifest
+        family = manifest.name
+        found = self._read(family, Targets)
+        path = f"models/{family}/{MANIFEST_NAME}"
+        now = found.signed.targets.get(path)
+        if now is not None and now.custom and now.custom["release"] >= manifest.release_counter:
+            raise ConfigError(
+                f"{bundle.path / MANIFEST_NAME}: release_counter: {manifest.release_counter} is "
+                f"not above {now.custom['release']}, which is published; export with a higher one"
+            )
+        folder = self.folder / "targets" / "models" / family
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, entry in manifest.files.items():
+            write_atomically(folder / f"{entry.sha256}.{name}", bundle.file(name).read_bytes())
+        target = TargetFile.from_file(path, str(bundle.path / MANIFEST_NAME), ["sha256"])
+        content = (bundle.path / MANIFEST_NAME).read_bytes()
+        write_atomically(folder / f"{target.hashes['sha256']}.{MANIFEST_NAME}", content)
+        target.unrecognized_fields["custom"] = {
+            "release": manifest.release_counter,
+            "version": manifest.version,
+            "needs": dict(needs or {}),
+        }
+        found.signed.targets[path] = target
+        self._next(family, found, "family")
+        self.refresh()
+        return manifest.release_counter
+
+    def revoke(self, family: str) -> None:
+        """Devices that do not run the family's release yet will not take it up."""
+        found = self._read(family, Targets)
+        if not found.signed.targets:
+            raise ConfigError(f"{self.folder}: {family!r} has no release to revoke")
+        found.signed.targets.clear()
+        self._next(family, found, "family")
+        self.refresh()
+
+    def rotate(self, role: str) -> None:
+        """A new key for a role in the place of one that may be known to others, or is old.
+
+        For root, the oldest of its keys is replaced; old and new keys sign, so that devices can
+        follow.
+        """
+        if role not in self.keys.roles:
+            raise ConfigError(f"{self.folder}: no role {role!r}: {', '.join(self.keys.roles)}")
+        number = 1
+        while (self.keys.folder / f"{role}-r{number}.pem").exists():
+            number += 1
+        before = self.keys.signers("root") if role == "root" else []
+        self.keys.roles[role].pop(0)
+        self.keys.make(role, f"{role}-r{number}")
+        self.keys.save()  # first: when what follows is cut off, rotating once more mends it
+        top = role in TOP_LEVEL
+        above = self._read("root", Root) if top else self._read("targets", Targets)
+        roles = above.signed.roles if top else above.signed.delegations.roles
+        ours = {key.keyid: key for key, _ in self.keys.roles[role]}
+        for keyid in [keyid for keyid in roles[role].keyids if keyid not in ours]:
+            above.signed.revoke_key(keyid, role)
+        for key in ours.values():
+            above.signed.add_key(key, role)
+        name = "root" if top else "targets"
+        self._next(name, above, name, before)
+        if role not in ("root", "snapshot", "timestamp"):
+            # What the old key has signed is worth nothing now.
+            self._next(role, self._read(role, Targets), "targets" if top else "family")
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Signs anew what says how fresh everything is: to be run daily, and after any change."""
+        snapshot = self._read("snapshot", Snapshot)
+        for role in ("targets", *self._delegated()):
+            version = self._read(role, Targets).signed.version
+            snapshot.signed.meta[f"{role}.json"] = MetaFile(version)
+        self._next("snapshot", snapshot, "snapshot")
+        timestamp = self._read("timestamp", Timestamp)
+        timestamp.signed.snapshot_meta = MetaFile(snapshot.signed.version)
+        self._next("timestamp", timestamp, "timestamp")
+
+    def status(self) -> list[str]:
+        """A line for every role: its version, until when it is valid, and what is released."""
+        kinds = {"root": Root, "snapshot": Snapshot, "timestamp": Timestamp}
+        lines = []
+        for role in (*TOP_LEVEL, *self._delegated()):
+            signed = self._read(role, kinds.get(role, Targets)).signed
+            line = f"{role:12} version {signed.version}, valid until {signed.expires:%Y-%m-%d}"
+            if role not in TOP_LEVEL:
+                custom = [target.custom or {} for target in signed.targets.values()]
+                released = [f"{one['version']} (release {one['release']})" for one in custom]
+                line += f": {', '.join(released) or 'no release'}"
+            lines.append(line)
+        return lines
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _delegated(self) -> list[str]:
+        delegations = self._read("targets", Targets).signed.delegations
+        return sorted(delegations.roles or {}) if delegations else []
+
+    def _delegate(self, targets: Targets, family: str) -> None:
+        key = self.keys.make(family, family)
+        role = DelegatedRole(family, [], 1, True, paths=[f"models/{family}/*"])
+        assert targets.delegations is not None and targets.delegations.roles is not None
+        targets.delegations.roles[family] = role
+        targets.add_key(key, family)
+
+    def _read(self, role: str, kind: Any) -> Metadata[Any]:
+        """The newest metadata of a role."""
+        folder = self.folder / "metadata"
+        if role == "timestamp":
+            path = folder / "timestamp.json"
+        else:
+            versions = [int(p.name.split(".")[0]) for p in folder.glob(f"[0-9]*.{role}.json")]
+            path = folder / f"{max(versions, default=0)}.{role}.json"
+        try:
+            found: Metadata[Any] = Metadata[kind].from_file(str(path))
+        except DeserializationError as error:
+            raise ConfigError(f"{path}: is not metadata of a repository: {error}") from error
+        except Exception as error:  # securesystemslib's StorageError, when there is no file
+            raise ConfigError(f"{self.folder}: has no role {role!r}: {error}") from error
+        return found
+
+    def _next(
+        self, role: str, metadata: Metadata[Any], kind: str, also: list[Signer] | None = None
+    ) -> None:
+        metadata.signed.version += 1
+        metadata.signed.expires = _until(kind)
+        self._write(role, metadata, also)
+
+    def _write(self, role: str, metadata: Metadata[Any], also: list[Signer] | None = None) -> None:
+        metadata.signatures.clear()
+        for signer in [*(also or []), *self.keys.signers(role)]:
+            metadata.sign(signer, append=True)
+        # What devices would refuse is not written.
+        trusted = [metadata.signed] if role == "root" else []
+        if role != "root" or metadata.signed.version > 1:
+            above = "root" if role in TOP_LEVEL else "targets"
+            trusted.append(self._read(above, Root if above == "root" else Targets).signed)
+        for delegator in trusted:
+            try:
+                delegator.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
+            except UnsignedMetadataError as error:
+                raise ConfigError(
+                    f"{self.keys.folder}: the keys that are here do not suffice for {role!r} "
+                    f"({error}); bring the others, or `vitconformer release rotate {role}`"
+                ) from error
+        name = f"{role}.json" if role == "timestamp" else f"{metadata.signed.version}.{role}.json"
+        write_atomically(self.folder / "metadata" / name, metadata.to_bytes(_PRETTY))
+
+
+def _until(kind: str) -> datetime:
+    now = datetime.now(timezone.utc).replace(microsecond=0)
+    return now + timedelta(days=VALID[kind])

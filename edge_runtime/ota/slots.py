@@ -1,0 +1,225 @@
+"""Where the bundles are, and the steps of an update that touch the disk.
+
+::
+
+    record.0  record.1      what is remembered (`edge_runtime.ota.record`)
+    incoming/               the candidate while it arrives; a file that is not whole has a dot first
+    A/  B/                  bundles; which one runs is in the record, so a switch is one rename
+    (golden)                the bundle the device was delivered with, elsewhere and read-only
+
+    slots = Slots(RealFs(root), delivered=3, load=open_and_check)
+    bundle = slots.start()                  # whatever happened before: a bundle that loads
+    slots.offer(candidate)                  # from signed metadata
+    slots.download(fetch)                   # resumes where it was cut
+    slots.stage()
+    slots.test(self_test)                   # raises nothing: what fails is remembered
+    bundle = slots.start()                  # the new one, on probation
+    slots.commit()                          # or slots.fail("why")
+
+Every step can be repeated after a crash, and `record.state` says which one is next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from edge_runtime.contract.bundle import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileEntry, Manifest
+from edge_runtime.errors import BundleError, BundleTampered, EdgeError
+from edge_runtime.ota.fs import Fs
+from edge_runtime.ota.record import RecordStore
+from edge_runtime.ota.update import (
+    Broken,
+    Candidate,
+    Downloaded,
+    Event,
+    Failed,
+    Gone,
+    Healthy,
+    Offered,
+    Passed,
+    Refused,
+    Staged,
+    Started,
+    State,
+    after,
+)
+
+INCOMING = "incoming"
+SYNC_EVERY = 1 << 20  # bytes of a download that a power cut may cost
+
+Fetch = Callable[[str, str, int], Iterator[bytes]]  # (file, its SHA-256, from byte) -> the rest
+T = TypeVar("T")
+
+
+class Slots(Generic[T]):
+    """The bundles of one device. One process at a time: whoever makes one holds the lock."""
+
+    def __init__(self, fs: Fs, *, delivered: int, load: Callable[[str], T]) -> None:
+        """`delivered`: the release of the golden bundle.  `load(slot)` opens a slot's bundle with
+        all that makes it usable, and raises EdgeError if it is not.
+
+        Raises ConfigError if the record is damaged.
+        """
+        self._fs = fs
+        self._load = load
+        self._store = RecordStore(fs)
+        self.record = self._store.load(delivered)
+
+    def start(self) -> T:
+        """At the start of the process, and to change to a bundle that has passed its test.
+
+        Returns the running bundle; one that does not load is replaced by the one before it, and by
+        the golden one in the end.  Raises the last error if not even that loads.
+        """
+        self._apply(Started())
+        self._tidy()
+        while True:
+            slot = self.record.running
+            try:
+                return self._load(slot)
+            except EdgeError as error:
+                try:
+                    self._apply(Broken(slot, str(error)))
+                except Refused:
+                    raise error from None
+
+    def offer(self, candidate: Candidate) -> None:
+        """Takes up a release. Raises Refused for one that is old, has failed, or comes too soon."""
+        self._apply(Offered(candidate))
+        self._fs.remove(INCOMING)
+
+    def download(self, fetch: Fetch) -> None:
+        """Fetches what is not here yet. Whatever `fetch` raises goes on to the caller, who may try
+        again later, or `give_up`.
+
+        Raises BundleTampered for bytes that are not those promised (they are gone again), and
+        BundleError for a manifest that cannot be used.
+        """
+        fs, candidate = self._fs, self._candidate(State.DOWNLOADING)
+        fs.mkdir(INCOMING)
+        fs.sync(".")
+        # How long a manifest is nobody has said; that it is not endless we know.
+        self._fetch(fetch, MANIFEST_NAME, candidate.manifest_sha256, MAX_MANIFEST_BYTES)
+        path = f"{INCOMING}/{MANIFEST_NAME}"
+        manifest = Manifest.from_json(fs.read(path), file=path)
+        if manifest.release_counter != candidate.release:
+            raise BundleError(
+                f"is {manifest.release_counter}",
+                file=path,
+                field="release_counter",
+                expected=str(candidate.release),
+                remedy="publish the release again",
+            )
+        for name, entry in manifest.files.items():
+            self._fetch_or_copy(fetch, name, entry)
+        for name in fs.list(INCOMING):
+            if name not in manifest.files and name != MANIFEST_NAME:
+                fs.remove(f"{INCOMING}/{name}")
+        fs.sync(INCOMING)
+        self._apply(Downloaded())
+
+    def give_up(self) -> None:
+        """The release is no longer to be had: forget it, without holding it against it."""
+        self._apply(Gone())
+        self._tidy()
+
+    def stage(self) -> None:
+        """What arrived becomes the content of the free slot, in one rename."""
+        fs = self._fs
+        self._candidate(State.STAGING)
+        slot = self.record.free
+        if fs.list(INCOMING):  # else a crash came after the rename
+            fs.remove(slot)
+            fs.rename(INCOMING, slot)
+        fs.sync(".")
+        self._apply(Staged())
+
+    def test(self, self_test: Callable[[T], object]) -> bool:
+        """Loads the free slot and tries it; True if the next `start` will run it."""
+        self._candidate(State.TESTING)
+        try:
+            self_test(self._load(self.record.free))
+        except EdgeError as error:
+            self.fail(str(error))
+            return False
+        self._apply(Passed())
+        return True
+
+    def commit(self) -> None:
+        """The release on probation has proved itself: only now has the update succeeded."""
+        self._apply(Healthy())
+        self._tidy()
+
+    def fail(self, reason: str) -> None:
+        """The candidate does not work here; on probation the bundle before it runs again."""
+        self._apply(Failed(reason))
+        self._tidy()
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _apply(self, event: Event) -> None:
+        record = after(self.record, event)
+        if record != self.record:
+            self._store.save(record)
+            self.record = record
+
+    def _candidate(self, state: State) -> Candidate:
+        candidate = self.record.candidate
+        if self.record.state is not state or candidate is None:
+            raise Refused(f"{state.value} while {self.record.state.value}")
+        return candidate
+
+    def _tidy(self) -> None:
+        """Removes what no step needs any more."""
+        record = self.record
+        if record.state in (State.IDLE, State.PROBATION):
+            self._fs.remove(INCOMING)
+
+    def _is(self, path: str, sha256: str) -> bool:
+        return self._fs.size(path) >= 0 and self._fs.sha256(path) == sha256
+
+    def _fetch_or_copy(self, fetch: Fetch, name: str, entry: FileEntry) -> None:
+        """Most files of a release are often those of the one before it."""
+        fs = self._fs
+        if not self._is(f"{INCOMING}/{name}", entry.sha256):
+            for slot in self.record.holds:
+                ours = f"{slot}/{name}"
+                if fs.size(ours) == entry.size and self._is(ours, entry.sha256):
+                    fs.write(f"{INCOMING}/.{name}", fs.read(ours))
+                    break
+        self._fetch(fetch, name, entry.sha256, entry.size)
+
+    def _fetch(self, fetch: Fetch, name: str, sha256: str, limit: int) -> None:
+        """Makes `name` whole in `incoming/`: at most `limit` bytes, with that digest."""
+        fs = self._fs
+        whole, part = f"{INCOMING}/{name}", f"{INCOMING}/.{name}"
+        if self._is(whole, sha256):
+            return
+        if not self._is(part, sha256):
+            self._append(fetch, name, sha256, limit)
+        if not self._is(part, sha256):
+            fs.remove(part)  # a power cut may have spoilt what was there: from the start next time
+            raise BundleTampered(
+                "is not the file that was promised", file=name, expected=f"SHA-256 {sha256[:12]}…"
+            )
+        fs.sync(part)
+        fs.rename(part, whole)
+
+    def _append(self, fetch: Fetch, name: str, sha256: str, limit: int) -> None:
+        fs, part = self._fs, f"{INCOMING}/.{name}"
+        if fs.size(part) >= limit:  # and still not what it should be
+            fs.remove(part)
+        size, unsynced = max(fs.size(part), 0), 0
+        for block in fetch(name, sha256, size):
+            size += len(block)
+            if size > limit:
+                fs.remove(part)
+                raise BundleTampered("does not end", file=name, expected=f"{limit} bytes at most")
+            fs.append(part, block)
+            unsynced += len(block)
+            if unsynced >= SYNC_EVERY:
+                fs.sync(part)
+                unsynced = 0
+        if not size:
+            fs.write(part, b"")
