@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import resource
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -262,17 +263,19 @@ def test_what_is_erased_is_in_no_file_any_more(tmp_path: Path, by: str) -> None:
 
 
 def test_an_erasure_that_was_cut_off_is_finished_when_it_is_opened(tmp_path: Path) -> None:
-    with Outbox.open(tmp_path, quota_bytes=QUOTA) as outbox:
+    held = tmp_path / "held"
+    with Outbox.open(held, quota_bytes=QUOTA) as outbox:
         outbox.put(item(1, payload=random.Random(1).randbytes(20_000)), now_ms=1)
-        with closing(sqlite3.connect(tmp_path / DATABASE_NAME)) as database:
-            [[sealed]] = database.execute("SELECT sealed FROM segments").fetchall()
+        with closing(sqlite3.connect(held / DATABASE_NAME)) as database:
             database.execute("BEGIN")
-            database.execute("SELECT * FROM segments").fetchone()  # holds the log back
+            [[sealed]] = database.execute("SELECT sealed FROM segments")  # holds the log back
             with pytest.raises(StorageError, match="another program reads"):
                 outbox.erase(segments=[item(1).id], now_ms=2)
-            assert sealed[5000:5032] in _files(tmp_path)
-    with Outbox.open(tmp_path, quota_bytes=QUOTA):
-        assert sealed[5000:5032] not in _files(tmp_path)
+            shutil.copytree(held, tmp_path / "killed")  # as a kill would leave it
+    assert sealed[5000:5032] in _files(tmp_path / "killed")
+    with Outbox.open(tmp_path / "killed", quota_bytes=QUOTA) as outbox:
+        assert sealed[5000:5032] not in _files(tmp_path / "killed")
+        assert outbox.fate(item(1).id) == "erased"
 
 
 def test_a_full_file_is_an_error_and_receipts_free_it_again(tmp_path: Path) -> None:
