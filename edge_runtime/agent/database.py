@@ -96,6 +96,10 @@ def _aside(path: Path) -> Path:
 
 
 def _check(path: Path, key_id: int) -> None:
+    """Raises what is wrong with the file.
+
+    Closing it empties the write-ahead log, which finishes an erasure that was cut off.
+    """
     with closing(sqlite3.connect(path, isolation_level=None)) as database:
         (verdict,) = database.execute("PRAGMA integrity_check(1)").fetchone()
         if verdict != "ok":
@@ -131,7 +135,6 @@ def _connect(path: Path, key_id: int, max_bytes: int) -> sqlite3.Connection:
                 f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id = {key_id};"
                 f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
-        scrub(database)  # what an erase that was cut off left behind
         path.chmod(0o600)
     except BaseException:
         database.close()

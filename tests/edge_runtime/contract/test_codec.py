@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from edge_runtime.contract.codec import MAX_MESSAGE_BYTES, decode, encode
 from edge_runtime.contract.messages import MESSAGES, Command, Death, Message, Nack, Receipt
+from edge_runtime.contract.scan import scan
 from edge_runtime.errors import ContractError
 from tests.edge_runtime.contract.examples import messages, plain, records
 
@@ -147,6 +148,10 @@ HOSTILE = {
     "a cycle": b"\xd8\x1c\x81\xd8\x1d\x00",
     "a huge number": b"\xc2\x58\x64" + b"\xff" * 100,
     "a regular expression": b"\xd8\x23\x68(a*)*b.*",
+    "lists that share lists": b"\xd8\x1c"
+    + b"".join(b"\x99\x03\xe8" + b"\xd8\x1c" * (level < 6) for level in range(7))
+    + bytes(1000)
+    + b"".join(b"\xd8\x1d" + bytes([6 - level]) for level in range(7)) * 999,
     "undefined": b"\xf7",
     "a reserved length": b"\x1c",
     "a simple value": b"\xf8\xff",
@@ -161,6 +166,20 @@ def test_hostile_bytes_are_refused(data: bytes) -> None:
         decode(data)
     with pytest.raises(ContractError):  # inside a message, where a field would keep them
         decode(encode(NACK).replace(b"\xa6", b"\xa7", 1) + b"\x61z" + data)
+
+
+NOT_SEEN_BY_THE_SCAN = ("bad UTF-8", "an encoded surrogate")  # cbor2 finds these
+
+
+@pytest.mark.parametrize("name", sorted(HOSTILE.keys() - NOT_SEEN_BY_THE_SCAN))
+def test_hostile_bytes_are_refused_before_anything_is_built_from_them(name: str) -> None:
+    with pytest.raises(ContractError):
+        scan(HOSTILE[name])
+
+
+@given(plain)
+def test_the_scan_lets_through_all_that_a_message_may_hold(value: object) -> None:
+    scan(_bytes(value))
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
