@@ -33,7 +33,7 @@ CREATE TABLE segments (
     size INTEGER NOT NULL,
     sealed BLOB NOT NULL
 );
-CREATE INDEX by_value ON segments (state, value, sequence, size);
+CREATE INDEX by_value ON segments (state, value DESC, sequence, size);
 CREATE TABLE fates (
     id TEXT PRIMARY KEY,
     fate TEXT NOT NULL

@@ -114,16 +114,20 @@ def fields_of(record: Any) -> tuple[FieldSpec, ...]:
 
 def check_record(record: Any, *, message: str | None = None) -> None:
     """Raises ContractError naming the first field that holds what it must not."""
-    known = {"v", "type"}
     kind: Any = type(record)
-    for field in fields_of(kind):
-        known.add(field.name)
-        with _Under(field.name, message):
-            field.check(getattr(record, field.name))
-    with _Under(EXTRA, message):
-        check_plain(record.extra)
-        if clash := known & set(record.extra):
-            raise ContractError(f"holds {min(clash)!r}, the name of a field")
+    name = ""
+    try:
+        for field in fields_of(kind):
+            name = field.name
+            field.check(getattr(record, name))
+        name = EXTRA
+        if record.extra:
+            check_plain(record.extra)
+            known = {"v", "type", *(field.name for field in fields_of(kind))}
+            if clash := known & set(record.extra):
+                raise ContractError(f"holds {min(clash)!r}, the name of a field")
+    except ContractError as error:
+        raise _under(name, error, message) from None
 
 
 def build_record(record: type, plain: Mapping[str, Any]) -> Any:
@@ -133,12 +137,16 @@ def build_record(record: type, plain: Mapping[str, Any]) -> Any:
     """
     rest = dict(plain)
     known = {}
-    for field in fields_of(record):
-        if field.name in rest:
-            with _Under(field.name):
-                known[field.name] = field.build(rest.pop(field.name))
-        elif field.required:
-            raise ContractError("is missing", field=field.name)
+    name = ""
+    try:
+        for field in fields_of(record):
+            name = field.name
+            if name in rest:
+                known[name] = field.build(rest.pop(name))
+            elif field.required:
+                raise ContractError("is missing")
+    except ContractError as error:
+        raise _under(name, error) from None
     return record(**known, extra=rest)
 
 
@@ -153,28 +161,16 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-class _Under:
-    """Errors raised inside are about a part of this field."""
-
-    __slots__ = ("message", "name")
-
-    def __init__(self, name: str, message: str | None = None) -> None:
-        self.name = name
-        self.message = message
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ContractError):
-            inner = error.field or ""
-            dot = "." if inner and not inner.startswith("[") else ""
-            raise ContractError(
-                error.problem,
-                message=self.message or error.message,
-                field=f"{self.name}{dot}{inner}",
-                expected=error.expected,
-            ) from None
+def _under(name: str, error: ContractError, message: str | None = None) -> ContractError:
+    """The same error, about a part of this field."""
+    inner = error.field or ""
+    dot = "." if inner and not inner.startswith("[") else ""
+    return ContractError(
+        error.problem,
+        message=message or error.message,
+        field=f"{name}{dot}{inner}",
+        expected=error.expected,
+    )
 
 
 _KINDS = {
@@ -255,8 +251,10 @@ def _items(each: Check) -> Check:
         if not isinstance(value, tuple):
             raise ContractError(f"is {shown(value)}", expected="a list")
         for index, item in enumerate(value):
-            with _Under(f"[{index}]"):
+            try:
                 each(item)
+            except ContractError as error:
+                raise _under(f"[{index}]", error) from None
 
     return check
 
@@ -267,8 +265,10 @@ def _mapping(each: Check) -> Check:
             raise ContractError(f"is {shown(value)}", expected="a map")
         check_plain(value)
         for name, item in value.items():
-            with _Under(f"[{shown(name)}]"):
+            try:
                 each(item)
+            except ContractError as error:
+                raise _under(f"[{shown(name)}]", error) from None
 
     return check
 
@@ -287,8 +287,10 @@ def _list_builder(each: Callable[[Any], Any]) -> Callable[[Any], Any]:
             return plain
         items = []
         for index, item in enumerate(plain):
-            with _Under(f"[{index}]"):
+            try:
                 items.append(each(item))
+            except ContractError as error:
+                raise _under(f"[{index}]", error) from None
         return tuple(items)
 
     return build

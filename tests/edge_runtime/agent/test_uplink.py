@@ -13,7 +13,7 @@ from edge_runtime.agent import uplink
 from edge_runtime.agent.outbox import Item
 from edge_runtime.agent.uplink import GRACE_MS, LAST_RETRY_MS, PAUSE_MS, RECEIPT_MS, Uplink
 from edge_runtime.contract.codec import encode
-from edge_runtime.contract.messages import IngestState, Segment
+from edge_runtime.contract.messages import Birth, IngestState, Nack, Segment
 from edge_runtime.contract.records import Model
 from tests.edge_runtime.agent.world import World
 
@@ -217,6 +217,30 @@ def test_a_broker_that_refuses_is_left_alone_for_a_while_and_nothing_is_lost(cod
     world.run(HOUR)
     assert world.outbox == {}
     assert len(world.store) == 60
+
+
+def test_a_segment_refused_for_now_is_not_asked_for_again_at_once() -> None:
+    [item] = segments(1)
+    machine = Uplink("a", 1, random.Random(1))
+    birth = Birth(session=1, connected_ms=0, clock_is_set=True, agent="1", model=None)
+    accepting = uplink.Received(IngestState(accepting=True, version=1))
+    busy = uplink.Received(Nack(id=item.id, permanent=False, reason="busy"))
+    events = (
+        uplink.Tick(),
+        uplink.Connected(birth=birth),
+        accepting,
+        uplink.Offered((item,)),
+        busy,
+    )
+
+    def asked(event: uplink.Event, now_ms: int) -> list[frozenset[str]]:
+        actions = machine.handle(event, now_ms=now_ms)
+        return [action.exclude for action in actions if isinstance(action, uplink.Ask)]
+
+    for event in events:
+        asked(event, 0)
+    assert asked(uplink.Tick(), PAUSE_MS - 1) == [{item.id}]
+    assert asked(uplink.Tick(), PAUSE_MS) == [frozenset()]
 
 
 def test_a_restart_sends_again_what_was_in_flight_under_a_new_session() -> None:

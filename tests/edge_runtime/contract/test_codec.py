@@ -132,6 +132,10 @@ def test_a_field_of_the_wrong_kind_is_refused_or_fits(
 
 
 DEEP = b"\x81" * 100_000 + b"\x00"
+# Eight lists, each of thirty references to the one before (tags 28 and 29): 30^7 items to walk.
+BOMB = b"\x88\xd8\x1c\x81\x00" + b"".join(
+    b"\xd8\x1c\x98\x1e" + 30 * (b"\xd8\x1d" + bytes([level])) for level in range(7)
+)
 HOSTILE = {
     "deep nesting": DEEP,
     "deep maps": b"\xa1\x61a" * 50_000 + b"\x00",
@@ -148,10 +152,7 @@ HOSTILE = {
     "a cycle": b"\xd8\x1c\x81\xd8\x1d\x00",
     "a huge number": b"\xc2\x58\x64" + b"\xff" * 100,
     "a regular expression": b"\xd8\x23\x68(a*)*b.*",
-    "lists that share lists": b"\xd8\x1c"
-    + b"".join(b"\x99\x03\xe8" + b"\xd8\x1c" * (level < 6) for level in range(7))
-    + bytes(1000)
-    + b"".join(b"\xd8\x1d" + bytes([6 - level]) for level in range(7)) * 999,
+    "lists of lists of lists": BOMB,
     "undefined": b"\xf7",
     "a reserved length": b"\x1c",
     "a simple value": b"\xf8\xff",
