@@ -59,6 +59,7 @@ def open_database(path: Path, *, key_id: int, max_bytes: int, accept: Accept) ->
     Raises StorageError if the disk does not let us, ConfigError if a newer version wrote the file.
     """
     try:
+        _finish_replacing(path)
         try:
             if path.exists():
                 _check(path, key_id)
@@ -66,7 +67,8 @@ def open_database(path: Path, *, key_id: int, max_bytes: int, accept: Accept) ->
         except sqlite3.OperationalError:
             raise  # of the disk, not of the file
         except sqlite3.DatabaseError as error:
-            return _replace(path, key_id, max_bytes, accept, str(error))
+            _replace(path, key_id, max_bytes, accept, str(error))
+        return _connect(path, key_id, max_bytes)
     except (sqlite3.Error, OSError) as error:
         raise StorageError(f"{path}: cannot open the outbox: {error}") from error
 
@@ -86,13 +88,16 @@ def scrub(database: sqlite3.Connection) -> None:
 
 def delete_set_aside(path: Path) -> None:
     """Deletes the damaged files kept beside the database: nobody can say what is in them."""
-    for suffix in ("", "-wal", "-shm"):
-        Path(f"{_aside(path)}{suffix}").unlink(missing_ok=True)
+    _delete(_aside(path))
     sync_directory(path.parent)
 
 
 def _aside(path: Path) -> Path:
     return path.with_name(f"{path.name}.damaged")
+
+
+def _fresh(path: Path) -> Path:
+    return path.with_name(f"{path.name}.fresh")
 
 
 def _check(path: Path, key_id: int) -> None:
@@ -142,31 +147,45 @@ def _connect(path: Path, key_id: int, max_bytes: int) -> sqlite3.Connection:
     return database
 
 
-def _replace(
-    path: Path, key_id: int, max_bytes: int, accept: Accept, why: str
-) -> sqlite3.Connection:
-    """A fresh database in place of the damaged one, with what can still be read of it."""
-    aside = _aside(path)
-    delete_set_aside(path)  # one is enough to find out what happened
-    for suffix in ("-wal", ""):  # the database last: a crash in between only repeats this
-        with suppress(FileNotFoundError):
-            Path(f"{path}{suffix}").replace(f"{aside}{suffix}")
-    Path(f"{path}-shm").unlink(missing_ok=True)
-    sync_directory(path.parent)
-    database = _connect(path, key_id, max_bytes)
-    saved = dict.fromkeys(_TABLES, 0)
-    database.execute("BEGIN IMMEDIATE")
-    for table, row in _readable(aside):
-        if accept(table, row):
-            marks = ", ".join("?" * len(row))
-            with suppress(sqlite3.IntegrityError):  # seen already, or no row of ours
-                database.execute(f"INSERT INTO {table} VALUES ({marks})", row)
-                saved[table] += 1
-    line = f"{path.name}: {why}; saved {saved['segments']} segments, kept the file as {aside.name}"
-    database.execute("INSERT INTO incidents (line) VALUES (?)", (line[:500],))
-    database.execute("COMMIT")
+def _replace(path: Path, key_id: int, max_bytes: int, accept: Accept, why: str) -> None:
+    """A fresh database in place of the damaged one, with what can still be read of it.
+
+    The fresh one is whole before the damaged one is moved, so a crash at any moment leaves one that
+    is whole, or one to begin with again.
+    """
+    fresh = _fresh(path)
+    _delete(fresh)
+    with closing(_connect(fresh, key_id, max_bytes)) as database:
+        saved = dict.fromkeys(_TABLES, 0)
+        database.execute("BEGIN IMMEDIATE")
+        for table, row in _readable(path):
+            if accept(table, row):
+                marks = ", ".join("?" * len(row))
+                with suppress(sqlite3.IntegrityError):  # seen already, or no row of ours
+                    database.execute(f"INSERT INTO {table} VALUES ({marks})", row)
+                    saved[table] += 1
+        kept = f"saved {saved['segments']} segments, kept the file as {_aside(path).name}"
+        line = f"{path.name}: {why}; {kept}"
+        database.execute("INSERT INTO incidents (line) VALUES (?)", (line[:500],))
+        database.execute("COMMIT")
     log.warning("outbox damaged: %s", line)
-    return database
+    delete_set_aside(path)  # one is enough to find out what happened
+    path.replace(_aside(path))
+    _finish_replacing(path)
+
+
+def _finish_replacing(path: Path) -> None:
+    if _fresh(path).exists() and not path.exists():
+        with suppress(FileNotFoundError):
+            Path(f"{path}-wal").replace(f"{_aside(path)}-wal")
+        Path(f"{path}-shm").unlink(missing_ok=True)
+        _fresh(path).replace(path)
+        sync_directory(path.parent)
+
+
+def _delete(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
 
 
 def _readable(path: Path) -> Iterator[tuple[str, Row]]:

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -174,6 +175,56 @@ def test_an_outbox_opens_whatever_happened_to_its_file(tmp_path: Path) -> None:
             assert all(DATABASE_NAME in line for line in outbox.incidents())
             outbox.tombstones(1000)
     assert sum(saved) > 60 * 40 * 0.5  # most of it is usually there; this is what salvage is for
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+def test_a_crash_at_any_step_of_setting_a_file_aside_loses_nothing_that_could_be_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _fill(tmp_path / "whole")
+    damaged = bytearray((tmp_path / "whole" / DATABASE_NAME).read_bytes())
+    damaged[60_000:90_000] = bytes(30_000)
+    (tmp_path / "whole" / DATABASE_NAME).write_bytes(damaged)
+    shutil.copytree(tmp_path / "whole", tmp_path / "undisturbed")
+    with Outbox.open(tmp_path / "undisturbed", quota_bytes=QUOTA) as outbox:
+        expected = _numbers(outbox)
+    assert 20 < len(expected) < 40
+
+    steps = {"rename": Path.replace, "unlink": Path.unlink}
+    left = 0
+
+    def step(name: str) -> Callable[..., object]:
+        def call(*arguments: object, **options: object) -> object:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Crash
+            return steps[name](*arguments, **options)  # type: ignore[operator]
+
+        return call
+
+    for survived in range(50):
+        directory = tmp_path / str(survived)
+        shutil.copytree(tmp_path / "whole", directory)
+        left = survived
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", step("rename"))
+            patch.setattr(Path, "unlink", step("unlink"))
+            try:
+                Outbox.open(directory, quota_bytes=QUOTA).close()
+            except Crash:
+                crashed = True
+            else:
+                crashed = False
+        with Outbox.open(directory, quota_bytes=QUOTA) as outbox:
+            assert _numbers(outbox) == expected
+            assert len(outbox.incidents()) == 1
+        if not crashed:
+            break
+    assert survived >= 6  # so many steps were cut off, and then none was left
 
 
 @pytest.mark.parametrize("content", [b"", b"not a database" * 1000, bytes(8192)])

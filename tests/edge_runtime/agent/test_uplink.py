@@ -243,6 +243,15 @@ def test_a_segment_refused_for_now_is_not_asked_for_again_at_once() -> None:
     assert asked(uplink.Tick(), PAUSE_MS) == [frozenset()]
 
 
+def test_a_broken_connection_makes_nobody_wait_for_receipts_that_are_overdue() -> None:
+    world = _sending()
+    world.up.clear()
+    world.hang_up()
+    world.tell(uplink.Disconnected())
+    world.run(RECEIPT_MS // 2)
+    assert len(world.store) == 60
+
+
 def test_a_restart_sends_again_what_was_in_flight_under_a_new_session() -> None:
     world = _sending()
     world.up.clear()
