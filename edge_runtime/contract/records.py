@@ -25,6 +25,19 @@ Digest = Annotated[bytes, Length(32, 32)]
 Extra = Mapping[str, Any]
 
 
+def new_id(at_ms: int, entropy: bytes) -> str:
+    """An id made at this time (UUIDv7, RFC 9562, section 5.7) from ten random bytes.
+
+    Ids sort by their time. Raises ValueError for too little entropy.
+    """
+    if len(entropy) < 10:
+        raise ValueError(f"needs 10 random bytes, not {len(entropy)}")
+    number = (at_ms & (1 << 48) - 1) << 80 | int.from_bytes(entropy[:10], "big")
+    number = number & ~(0xF << 76) | 0x7 << 76  # version
+    number = number & ~(0x3 << 62) | 0x2 << 62  # variant
+    return f"{number:032x}"
+
+
 def nothing() -> dict[str, Any]:
     return {}
 

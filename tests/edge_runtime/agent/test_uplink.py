@@ -252,6 +252,20 @@ def test_a_broken_connection_makes_nobody_wait_for_receipts_that_are_overdue() -
     assert len(world.store) == 60
 
 
+def test_a_packet_that_the_broker_finds_too_large_is_cut_smaller() -> None:
+    [item] = segments(1, size=100_000)
+    world = World(1, [item], badness=0.0)
+    world.run(1)
+    [(_, token)] = [entry for entry in world.acknowledging if entry[1] > 1]
+    world.acknowledging.clear()
+    world.up.clear()
+    world.tell(uplink.Acknowledged(token, uplink.PACKET_TOO_LARGE))
+    world.run(HOUR)
+    assert world.store == {item.id: item.payload}
+    assert [size > 60_000 for size in world.sent_bytes] == [True, False, False]
+    assert world.warnings == ["the broker refused a packet: reason code 0x95"]
+
+
 def test_a_restart_sends_again_what_was_in_flight_under_a_new_session() -> None:
     world = _sending()
     world.up.clear()
