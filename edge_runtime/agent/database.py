@@ -155,6 +155,7 @@ def _replace(path: Path, key_id: int, max_bytes: int, accept: Accept, why: str) 
     """
     fresh = _fresh(path)
     _delete(fresh)
+    _lengthen(path)
     with closing(_connect(fresh, key_id, max_bytes)) as database:
         saved = dict.fromkeys(_TABLES, 0)
         database.execute("BEGIN IMMEDIATE")
@@ -165,13 +166,23 @@ def _replace(path: Path, key_id: int, max_bytes: int, accept: Accept, why: str) 
                     database.execute(f"INSERT INTO {table} VALUES ({marks})", row)
                     saved[table] += 1
         kept = f"saved {saved['segments']} segments, kept the file as {_aside(path).name}"
-        line = f"{path.name}: {why}; {kept}"
+        line = f"{path.name}: {' '.join(why.split())}; {kept}"
         database.execute("INSERT INTO incidents (line) VALUES (?)", (line[:500],))
         database.execute("COMMIT")
     log.warning("outbox damaged: %s", line)
     delete_set_aside(path)  # one is enough to find out what happened
     path.replace(_aside(path))
     _finish_replacing(path)
+
+
+def _lengthen(path: Path) -> None:
+    """Gives a file that was cut short the length it says it has, or SQLite reads nothing of it."""
+    with path.open("r+b") as file:
+        header = file.read(32)
+        promised = int.from_bytes(header[28:32], "big") * PAGE_BYTES
+        size = path.stat().st_size
+        if header.startswith(b"SQLite format 3\0") and size < promised <= 2 * size + (64 << 20):
+            file.truncate(promised)
 
 
 def _finish_replacing(path: Path) -> None:
