@@ -4,6 +4,8 @@
     ├── ConfigError              the operator: change an option or a file      -> exit 2
     ├── AudioError               the audio source: reopen, repair or drop it
     ├── BackendError             the engine could not start or run: try the next backend
+    ├── ContractError            the peer sent something illegal: drop it, count it, go on
+    ├── StorageError             the device's disk: free some, or repair it; recognising goes on
     └── BundleError              the model files must not be used: keep the old ones, report
         ├── BundleTampered       a file is not the one the manifest promised: fetch it again
         └── BundleIncompatible   sound, but not for this runtime: update one of the two
@@ -29,6 +31,34 @@ class AudioError(EdgeError):
 
 class BackendError(EdgeError):
     """The inference engine could not start or failed while running."""
+
+
+class ContractError(EdgeError):
+    """A message, topic or identifier that the contract between device and cloud does not allow.
+
+    The message text names the kind of message and the field, each where known; the same facts are
+    attributes.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        message: str | None = None,
+        field: str | None = None,
+        expected: str | None = None,
+    ) -> None:
+        where = ": ".join(part for part in (message, field) if part)
+        text = f"{where}: {problem}" if where else problem
+        super().__init__(f"{text} (expected {expected})" if expected else text)
+        self.problem = problem
+        self.message = message
+        self.field = field
+        self.expected = expected
+
+
+class StorageError(EdgeError):
+    """What must be kept could not be written or read; nothing was half-written."""
 
 
 class BundleError(EdgeError):

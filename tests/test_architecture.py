@@ -16,7 +16,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("edge_runtime", "training", "calibration", "jetson", "autotrain_cloud")
-EXTRAS = ("onnxruntime", "kaldi_native_fbank", "soundfile", "soxr", "pyaudio", "kenlm")
+EXTRAS = (
+    "onnxruntime",
+    "kaldi_native_fbank",
+    "soundfile",
+    "soxr",
+    "pyaudio",
+    "kenlm",
+    "cbor2",
+    "cryptography",
+)
 
 
 def _lint_imports(directory: Path) -> subprocess.CompletedProcess[str]:
@@ -44,6 +53,8 @@ def test_every_import_contract_is_kept() -> None:
         ("edge_runtime/oops.py", "import training.config", "The hub stands alone"),
         ("edge_runtime/oops.py", "def f():\n    import onnxruntime", "one door"),
         ("edge_runtime/contract/oops.py", "import numpy", "standard library only"),
+        ("edge_runtime/contract/oops.py", "import cbor2", "standard library only"),
+        ("edge_runtime/agent/oops.py", "import cryptography", "one door"),
         ("autotrain_cloud/oops.py", "import training.config", "know only the hub"),
     ],
 )
@@ -99,7 +110,8 @@ assert "numpy" not in sys.modules
 def test_the_contract_imports_where_nothing_is_installed() -> None:
     # -S leaves site-packages out, -I the directory of the script and the environment.
     result = _python(
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import edge_runtime.contract.bundle",
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import edge_runtime.contract.bundle;"
+        "import edge_runtime.contract.codec, edge_runtime.contract.topics",
         "-I",
         "-S",
     )
