@@ -169,7 +169,7 @@ endif
 ifneq ($(DEV_LOCK),)
 	@$(PIP) install --no-deps -e .
 else
-	@$(PIP) install -c constraints/pins.in -e '.[edge,agent,mic,lm,calibrate,train,dev]'
+	@$(PIP) install -c constraints/pins.in -e '.[edge,agent,mic,lm,calibrate,cloud,train,dev]'
 endif
 	@$(MAKE) -s voices || echo "Going on without: the tests of these voices will be skipped"
 	@touch $(STAMPS)/edge $(STAMPS)/mic $@
