@@ -19,7 +19,7 @@ CLIPS = read_manifest(ROOT / "samples" / "manifest.jsonl")[:5]
 
 @pytest.fixture(scope="module")
 def found() -> Comparison:
-    return compare_recognition(BUNDLE, "int8-x86", CLIPS, 320)
+    return compare_recognition(BUNDLE, "int8-dynamic", CLIPS, 320)
 
 
 def test_rates_are_those_of_the_texts(found: Comparison) -> None:
@@ -56,4 +56,4 @@ def test_speakers_share_out_all_recordings(found: Comparison) -> None:
 def test_a_recording_that_is_missing_is_named() -> None:
     gone = Utterance(audio_filepath=Path("/nowhere/gone.wav"), duration=1.0, text="x")
     with pytest.raises(AudioError, match=r"/nowhere/gone\.wav"):
-        compare_recognition(BUNDLE, "int8-x86", [gone], 320)
+        compare_recognition(BUNDLE, "int8-dynamic", [gone], 320)
