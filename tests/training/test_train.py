@@ -118,7 +118,8 @@ def test_bfloat16_has_the_losses_of_float32_but_for_rounding_and_keeps_float32_w
         end = train(recipe, tmp_path / precision, curves=recorder)
         assert {tensor.dtype for tensor in weights(end).values()} == {torch.float32}
     exact, rounded = (list(recorder.losses.values()) for recorder in curves.values())
-    assert rounded == pytest.approx(exact, rel=0.02)
+    # The same weights, and those after one step: from there on roundings feed on one another.
+    assert rounded[:2] == pytest.approx(exact[:2], rel=0.002)
     assert rounded != exact
 
 
