@@ -27,7 +27,6 @@ timestamp last.  Whoever reads while a release is published sees the old one or 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -53,7 +52,7 @@ from tuf.api.serialization.json import JSONSerializer
 from edge_runtime.bundle import Bundle
 from edge_runtime.contract.bundle import MANIFEST_NAME
 from edge_runtime.errors import ConfigError
-from edge_runtime.manifest import write_atomically
+from edge_runtime.files import write_atomically
 
 VALID = {"root": 365, "targets": 365, "family": 92, "snapshot": 31, "timestamp": 7}  # days
 ROOT_KEYS, ROOT_THRESHOLD = 3, 2
@@ -99,10 +98,10 @@ class KeyRing:
         """A new key in a file of its own, readable by its owner alone."""
         signer = CryptoSigner.generate_ed25519()
         path = self.folder / f"{name}.pem"
+        if path.exists():
+            raise ConfigError(f"{path}: there is a key already; move it away")
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as sink:
-            sink.write(signer.private_bytes)
+        write_atomically(path, signer.private_bytes, mode=0o600)
         self.roles.setdefault(role, []).append((signer.public_key, f"file2:{path.name}"))
         return signer.public_key
 

@@ -40,7 +40,8 @@ from edge_runtime.contract.bundle import GOLDENS_NAME
 from edge_runtime.engine import Engine
 from edge_runtime.errors import BundleError, ConfigError
 from edge_runtime.features import open_frontend
-from edge_runtime.manifest import Utterance, write_atomically
+from edge_runtime.files import write_atomically
+from edge_runtime.manifest import Utterance
 from edge_runtime.modelspec import ModelSpec
 
 log = logging.getLogger(__name__)

@@ -28,7 +28,8 @@ from calibration.histogram import Histogram
 from edge_runtime.audio import open_audio
 from edge_runtime.errors import AudioError, ConfigError
 from edge_runtime.features import SAMPLE_RATE, open_frontend
-from edge_runtime.manifest import Utterance, write_atomically
+from edge_runtime.files import write_atomically
+from edge_runtime.manifest import Utterance
 from edge_runtime.modelspec import ModelSpec, Window
 
 Samples = NDArray[np.float32]

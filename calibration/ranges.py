@@ -31,7 +31,7 @@ from calibration.graph import FloatGraph
 from calibration.methods import LEVELS, METHODS
 from calibration.observe import Observations
 from edge_runtime.errors import BundleError, BundleIncompatible
-from edge_runtime.manifest import write_atomically
+from edge_runtime.files import write_atomically
 
 SCHEMA_VERSION = 2
 _READ = (1, 2)

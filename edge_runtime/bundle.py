@@ -29,6 +29,7 @@ from edge_runtime.contract.bundle import (
     is_plain_name,
 )
 from edge_runtime.errors import BundleError, BundleIncompatible, BundleTampered
+from edge_runtime.files import sync_directory
 from edge_runtime.tokens import Vocabulary
 
 _FETCH_AGAIN = "fetch the bundle again"
@@ -140,7 +141,7 @@ def write_bundle(path: Path | str, manifest: Manifest, files: Mapping[str, Path 
         Manifest.from_json(text)  # what we write, we can read
         _copy(text, fresh / MANIFEST_NAME)
         fresh.chmod(0o755)  # mkdtemp makes 0700
-        _sync_directory(fresh)
+        sync_directory(fresh)
         _swap(fresh, target)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -151,7 +152,7 @@ def _swap(fresh: Path, target: Path) -> None:
     """Puts directory `fresh` at `target`. A directory cannot replace a full one in one rename."""
     if not target.exists():
         fresh.rename(target)
-        _sync_directory(target.parent)
+        sync_directory(target.parent)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
     target.rename(old / target.name)
@@ -161,7 +162,7 @@ def _swap(fresh: Path, target: Path) -> None:
         (old / target.name).rename(target)
         raise
     finally:
-        _sync_directory(target.parent)
+        sync_directory(target.parent)
         shutil.rmtree(old, ignore_errors=True)
 
 
@@ -180,14 +181,6 @@ def _copy(source: Path | bytes, target: Path) -> FileEntry:
         sink.flush()
         os.fsync(sink.fileno())
     return FileEntry(sha256=digest.hexdigest(), size=size)
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _unreadable(path: Path, error: OSError) -> BundleError:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edge_runtime.errors import ConfigError
+from edge_runtime.files import write_atomically
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,14 +117,3 @@ def write_manifest(path: Path | str, utterances: Iterable[Utterance]) -> int:
         lines.append(json.dumps(fields, ensure_ascii=False) + "\n")
     write_atomically(path, "".join(lines).encode())
     return len(lines)
-
-
-def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Whoever reads, and after a kill at any moment, finds the old file or the new, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as sink:
-        sink.write(content)
-        sink.flush()
-        os.fsync(sink.fileno())
-    temporary.replace(path)

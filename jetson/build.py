@@ -22,7 +22,7 @@ from typing import Any
 
 from edge_runtime.backends import Shape
 from edge_runtime.errors import BackendError, BundleIncompatible
-from edge_runtime.manifest import write_atomically
+from edge_runtime.files import write_atomically
 from jetson.trt import major, make_logger
 
 log = logging.getLogger(__name__)

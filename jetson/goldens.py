@@ -25,9 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.backends import Backend, Shape
+from edge_runtime.contract.bundle import GOLDENS_NAME
 from edge_runtime.errors import BundleError
+from edge_runtime.modelspec import ModelSpec
 
-GOLDENS_NAME = "goldens.npz"
 NOISE_ARGMAX = 0.9  # least agreement on noise, where no token is sure
 _ARRAYS = {"features": 3, "lengths": 1, "state0": 3, "state1": 3, "state2": 0, "logprobs": 3}
 _REMEDY = "calibrate the bundle again"
@@ -84,18 +85,6 @@ class Goldens:
                 "begins within a stream", file=file, expected="zero states", remedy=_REMEDY
             )
         return goldens
-
-    def save(self, path: Path) -> None:
-        """Writes the file."""
-        states: dict[str, Any] = {f"state{i}": state for i, state in enumerate(self.states)}
-        np.savez_compressed(
-            path,
-            chunk_frames=np.int64(self.chunk_frames),
-            features=self.features,
-            lengths=self.lengths,
-            logprobs=self.logprobs,
-            **states,
-        )
 
     def shapes(self, batch: int) -> tuple[Shape, ...]:
         """Of a binding's inputs."""
@@ -158,6 +147,30 @@ class Agreement:
     frames: int  # output frames compared, over all rows
     argmax: float  # share of frames with the same best token
     snr_db: float  # power of the reference over power of the difference
+
+
+def streams(
+    goldens: Goldens | None, reference: Backend, spec: ModelSpec, chunks: Sequence[int]
+) -> dict[int, Goldens]:
+    """For every chunk size, one stream and what the float graph says to it; noise without goldens.
+
+    Raises BundleError for goldens of another model.
+    """
+    windows = {window.shift: window for window in spec.windows}
+    rows = [shape[1:] for shape in spec.input_shapes(1, spec.default_window)[2:]]
+    if goldens is None:
+        window = spec.default_window
+        goldens = record(reference, noise(1600, window.size), rows, window.shift)
+    if [state.shape for state in goldens.states] != rows:
+        raise BundleError(
+            "are of another model", file=GOLDENS_NAME, remedy="take those of this bundle"
+        )
+    return {
+        chunk: goldens
+        if chunk == goldens.chunk_frames
+        else goldens.in_chunks_of(windows[chunk].size, reference)
+        for chunk in chunks
+    }
 
 
 def compare(backend: Backend, goldens: Goldens, batch: int = 1) -> Agreement:

@@ -20,21 +20,13 @@ from typing import Any
 from edge_runtime.backends import Backend
 from edge_runtime.backends.onnx import open_onnx
 from edge_runtime.bundle import Bundle
-from edge_runtime.contract.bundle import FRAME_MS
+from edge_runtime.contract.bundle import FRAME_MS, GOLDENS_NAME
 from edge_runtime.errors import BackendError, BundleError, ConfigError
 from edge_runtime.modelspec import ModelSpec
 from jetson.backend import GraphFacts, TensorRTBackend, describe_graph
 from jetson.build import WORKSPACE_MIB, BuildRequest, build_plan
 from jetson.cuda import Cuda
-from jetson.goldens import (
-    GOLDENS_NAME,
-    NOISE_ARGMAX,
-    Goldens,
-    compare,
-    noise,
-    record,
-    time_steps,
-)
+from jetson.goldens import NOISE_ARGMAX, Goldens, compare, streams, time_steps
 from jetson.machine import Machine
 from jetson.store import Record, Store
 from jetson.telemetry import snapshot
@@ -135,13 +127,13 @@ def prepare(
     spec = ModelSpec.of(
         reference, chunk_frames=manifest.chunk_frames, default_chunk_ms=manifest.default_chunk_ms
     )
-    if goldens is None and GOLDENS_NAME in manifest.files:
-        goldens = Goldens.load(bundle.file(GOLDENS_NAME))
+    if goldens is None and (file := bundle.goldens_file()) is not None:
+        goldens = Goldens.load(file)
     if goldens is None:
         report(f"the bundle has no {GOLDENS_NAME}: comparing on noise, which says less than speech")
         gate = replace(options.gate, argmax=min(options.gate.argmax, NOISE_ARGMAX))
         options = replace(options, gate=gate)
-    cases = _cases(goldens, reference, spec, options)
+    cases = streams(goldens, reference, spec, _chunks(spec, options))
     built: dict[str, _Built] = {}
     tried: dict[str, dict[str, Any]] = {}
     for candidate in options.candidates:
@@ -217,29 +209,13 @@ def _save(
     )
 
 
-def _cases(
-    goldens: Goldens | None, reference: Backend, spec: ModelSpec, options: Options
-) -> dict[int, Goldens]:
-    """For every chunk size, one stream and what the float graph says to it."""
-    chunks = options.chunk_frames or tuple(window.shift for window in spec.windows)
-    windows = {window.shift: window for window in spec.windows}
-    if unknown := sorted(set(chunks) - set(windows)):
-        choices = ", ".join(str(frames * FRAME_MS) for frames in windows)
+def _chunks(spec: ModelSpec, options: Options) -> tuple[int, ...]:
+    """Feature frames of every chunk size that is wanted."""
+    offered = tuple(window.shift for window in spec.windows)
+    if unknown := sorted(set(options.chunk_frames) - set(offered)):
+        choices = ", ".join(str(frames * FRAME_MS) for frames in offered)
         raise ConfigError(f"no chunk of {unknown[0] * FRAME_MS} ms: there are {choices}")
-    rows = [shape[1:] for shape in spec.input_shapes(1, spec.default_window)[2:]]
-    if goldens is None:
-        window = spec.default_window
-        goldens = record(reference, noise(1600, window.size), rows, window.shift)
-    if [state.shape for state in goldens.states] != rows:
-        raise BundleError(
-            "are of another model", file=GOLDENS_NAME, remedy="take those of this bundle"
-        )
-    return {
-        chunk: goldens
-        if chunk == goldens.chunk_frames
-        else goldens.in_chunks_of(windows[chunk].size, reference)
-        for chunk in chunks
-    }
+    return options.chunk_frames or offered
 
 
 def measure(

@@ -31,6 +31,7 @@ from typing import Any
 
 from edge_runtime.backends import TensorSpec
 from edge_runtime.errors import BackendError, BundleIncompatible, BundleTampered, ConfigError
+from edge_runtime.files import write_atomically
 from jetson.machine import Machine
 
 STORE_VARIABLE = "VITCONFORMER_ENGINES"
@@ -114,10 +115,11 @@ class Store:
         digest = hashlib.sha256(plan).hexdigest()
         name = f"{record.key}-{digest[:16]}.plan"
         fields = record.to_json() | {"plan": name, "plan_sha256": digest}
-        _write(self.root / name, plan)
+        # For nobody else to write, whatever the umask is.
+        write_atomically(self.root / name, plan, mode=0o600)
         sealed = {"record": fields, "hmac": _seal(fields, self._secret())}
         text = json.dumps(sealed, indent=1) + "\n"
-        _write(self.root / f"{record.key}.json", text.encode())
+        write_atomically(self.root / f"{record.key}.json", text.encode(), mode=0o600)
         self._sweep(record.key, keep=name)
         return Record.from_json(fields)
 
@@ -228,7 +230,7 @@ class Store:
     def _secret(self, *, make: bool = True) -> bytes:
         path = self.root / "secret"
         if not path.exists() and make:
-            _write(path, secrets.token_bytes(32))
+            write_atomically(path, secrets.token_bytes(32), mode=0o600)
         self._check_owner(path)
         secret = path.read_bytes() if path.exists() else b""
         if len(secret) != 32:
@@ -247,17 +249,6 @@ class Store:
                 path.unlink(missing_ok=True)
         for path in self.root.glob(f".{key}*.tmp"):
             path.unlink(missing_ok=True)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all, and for nobody else to write, whatever the umask is."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "wb") as sink:
-        sink.write(content)
-        sink.flush()
-        os.fsync(sink.fileno())
-    temporary.replace(path)
 
 
 def _seal(fields: Mapping[str, Any], secret: bytes) -> str:

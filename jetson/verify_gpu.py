@@ -33,22 +33,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.backends.onnx import open_onnx
-from edge_runtime.contract.bundle import FRAME_MS
+from edge_runtime.contract.bundle import FRAME_MS, GOLDENS_NAME
 from edge_runtime.errors import EdgeError
-from edge_runtime.manifest import write_atomically
+from edge_runtime.files import write_atomically
 from edge_runtime.modelspec import ModelSpec
 from jetson import cuda, trt
 from jetson.backend import TensorRTBackend, describe_graph
 from jetson.build import BuildRequest, build_plan
-from jetson.goldens import (
-    GOLDENS_NAME,
-    NOISE_ARGMAX,
-    Goldens,
-    compare,
-    noise,
-    record,
-    time_steps,
-)
+from jetson.goldens import NOISE_ARGMAX, Goldens, compare, streams, time_steps
 from jetson.machine import this_machine
 from jetson.telemetry import snapshot
 
@@ -142,20 +134,12 @@ def verify(args: argparse.Namespace) -> dict[str, Any]:
 
 def _cases(folder: Path, spec: ModelSpec, reference: Any) -> list[Goldens]:
     """A stream for every chunk size: the goldens' sound, else noise."""
-    rows = [shape[1:] for shape in spec.input_shapes(1, spec.default_window)[2:]]
     path = folder / GOLDENS_NAME
-    if path.exists():
-        goldens = Goldens.load(path)
-    else:
+    goldens = Goldens.load(path) if path.exists() else None
+    if goldens is None:
         sys.stderr.write(f"no {GOLDENS_NAME}: comparing on noise, which says less than speech\n")
-        window = spec.default_window
-        goldens = record(reference, noise(1600, window.size), rows, window.shift)
-    return [
-        goldens
-        if window.shift == goldens.chunk_frames
-        else goldens.in_chunks_of(window.size, reference)
-        for window in spec.windows
-    ]
+    chunks = [window.shift for window in spec.windows]
+    return list(streams(goldens, reference, spec, chunks).values())
 
 
 def _examine(

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from edge_runtime.errors import ConfigError
+from edge_runtime.files import sync_directory
 from training.config import EncoderConfig
 from training.model import Encoder
 
@@ -35,11 +36,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) ->
     with part.open("rb+") as file:
         os.fsync(file.fileno())
     part.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)  # the rename itself must survive a power cut
-    finally:
-        os.close(directory)
+    sync_directory(path.parent)  # the rename itself must survive a power cut
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

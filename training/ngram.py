@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime.errors import ConfigError
-from edge_runtime.manifest import write_atomically
+from edge_runtime.files import write_atomically
 
 START, END, UNKNOWN = "<s>", "</s>", "<unk>"
 _MAX_ORDER = 6

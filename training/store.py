@@ -37,7 +37,8 @@ from tqdm import tqdm
 from edge_runtime.audio import open_audio
 from edge_runtime.errors import AudioError, ConfigError
 from edge_runtime.features import FEATURE_DIM, open_frontend
-from edge_runtime.manifest import Utterance, read_manifest, write_atomically
+from edge_runtime.files import write_atomically
+from edge_runtime.manifest import Utterance, read_manifest
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from edge_runtime.errors import ConfigError
-from edge_runtime.manifest import write_atomically
+from edge_runtime.files import write_atomically
 from edge_runtime.tokens import BLANK, WORD_START, Vocabulary
 
 MODEL, TOKENS = "tokenizer.model", "tokens.txt"

@@ -13,7 +13,7 @@ from calibration.ranges import Ranges
 from calibration.report import plots
 from calibration.report.layers import Layers
 from calibration.report.recognition import Comparison, Pair
-from edge_runtime.manifest import write_atomically
+from edge_runtime.files import write_atomically
 from edge_runtime.metrics import align
 
 REPORT_NAME = "report.md"

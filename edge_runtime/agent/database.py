@@ -14,8 +14,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.agent.sealing import sync_directory
 from edge_runtime.errors import ConfigError, StorageError
+from edge_runtime.files import sync_directory
 
 log = logging.getLogger(__name__)
 

@@ -12,13 +12,12 @@ volume that it unlocks.
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 import stat
-from contextlib import suppress
 from pathlib import Path
 
 from edge_runtime.errors import ConfigError, StorageError
+from edge_runtime.files import sync_directory, write_atomically
 
 KEY_BYTES = 32
 _NONCE_BYTES = 12
@@ -81,26 +80,9 @@ def load_key(path: Path) -> bytes:
 
 def _new_key(path: Path) -> bytes:
     key = secrets.token_bytes(KEY_BYTES)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with suppress(FileNotFoundError):
-            temporary.unlink()  # of an earlier process with our number
-        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(file, "wb") as sink:
-            sink.write(key)
-            sink.flush()
-            os.fsync(sink.fileno())
-        temporary.replace(path)
+        write_atomically(path, key, mode=0o600)
         sync_directory(path.parent)
     except OSError as error:
         raise StorageError(f"{path}: cannot write a new key: {error.strerror}") from error
     return key
-
-
-def sync_directory(path: Path) -> None:
-    """Makes what was created, renamed or deleted in it outlive a power cut."""
-    directory = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -47,15 +47,14 @@ def run(args: argparse.Namespace) -> int:
     from edge_runtime.ota.http import HttpSource
     from edge_runtime.ota.trust import Trust
 
-    if args.command == "init":
-        args.metadata_dir.mkdir(parents=True, exist_ok=True)
-        (args.metadata_dir / "root.json").write_bytes(args.root.read_bytes())
-        fs = RealFs(args.metadata_dir / _STATE)
-        fs.write("root.json", args.root.read_bytes())
-        return 0
-    if not args.metadata_url:
+    if args.command != "init" and not args.metadata_url:
         raise ConfigError("--metadata-url: where the repository's metadata is")
     fs = RealFs(args.metadata_dir / _STATE)
+    if args.command == "init":
+        root = args.root.read_bytes()
+        fs.write("root.json", root)
+        (args.metadata_dir / "root.json").write_bytes(root)
+        return 0
     trust = Trust(fs, HttpSource(args.metadata_url), root=fs.read("root.json"), metadata="")
     try:
         target = trust.target(args.target_name or None)
@@ -73,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 def _download(trust: Trust, target: Any, source: Any, folder: Path) -> int:
     """Fetches `target` unless `folder` has it already."""
     from edge_runtime.errors import BundleTampered
-    from edge_runtime.manifest import write_atomically
+    from edge_runtime.files import write_atomically
 
     kind, wanted = next(iter(target.hashes.items()))
     path = folder / quote(target.path, "")

@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
-from edge_runtime.contract.bundle import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileEntry, Manifest
+from edge_runtime.contract.bundle import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
 from edge_runtime.errors import BundleError, BundleTampered, EdgeError
 from edge_runtime.ota.fs import Fs
 from edge_runtime.ota.record import RecordStore
@@ -112,7 +112,7 @@ class Slots(Generic[T]):
                 remedy="publish the release again",
             )
         for name, entry in manifest.files.items():
-            self._fetch_or_copy(fetch, name, entry)
+            self._fetch(fetch, name, entry.sha256, entry.size)
         for name in fs.list(INCOMING):
             if name not in manifest.files and name != MANIFEST_NAME:
                 fs.remove(f"{INCOMING}/{name}")
@@ -179,24 +179,20 @@ class Slots(Generic[T]):
     def _is(self, path: str, sha256: str) -> bool:
         return self._fs.size(path) >= 0 and self._fs.sha256(path) == sha256
 
-    def _fetch_or_copy(self, fetch: Fetch, name: str, entry: FileEntry) -> None:
-        """Most files of a release are often those of the one before it."""
-        fs = self._fs
-        if not self._is(f"{INCOMING}/{name}", entry.sha256):
-            for slot in self.record.holds:
-                ours = f"{slot}/{name}"
-                if fs.size(ours) == entry.size and self._is(ours, entry.sha256):
-                    fs.write(f"{INCOMING}/.{name}", fs.read(ours))
-                    break
-        self._fetch(fetch, name, entry.sha256, entry.size)
-
     def _fetch(self, fetch: Fetch, name: str, sha256: str, limit: int) -> None:
         """Makes `name` whole in `incoming/`: at most `limit` bytes, with that digest."""
         fs = self._fs
         whole, part = f"{INCOMING}/{name}", f"{INCOMING}/.{name}"
         if self._is(whole, sha256):
             return
-        if not self._is(part, sha256):
+        # Most files of a release are often those of the one before it.
+        ours = [f"{slot}/{name}" for slot in self.record.holds]
+        same = next(
+            (path for path in ours if fs.size(path) == limit and self._is(path, sha256)), None
+        )
+        if same is not None:
+            fs.write(part, fs.read(same))
+        elif not self._is(part, sha256):
             self._append(fetch, name, sha256, limit)
         if not self._is(part, sha256):
             fs.remove(part)  # a power cut may have spoilt what was there: from the start next time

@@ -6,16 +6,31 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import soundfile
 from numpy.typing import NDArray
 
+from calibration.calibrate import HELD_BACK
 from calibration.graph import FloatGraph, load_graph
 from calibration.histogram import Histogram
-from calibration.observe import Observations, run_stream, session_of
+from calibration.observe import Observations, Plan, run_stream, session_of
 from calibration.ranges import Ranges
 from edge_runtime.engine import Engine
+from edge_runtime.manifest import Utterance
 from edge_runtime.modelspec import ModelSpec
 from tests.training.encoders import small
 from training.export import contract_metadata, streaming_onnx
+
+
+def noise_plan(folder: Path, seconds: float) -> Plan:
+    """A plan over a few recordings of noise, each of another loudness."""
+    rng = np.random.default_rng(0)
+    utterances = []
+    for number in range(HELD_BACK + 8):
+        path = folder / f"{number}.wav"
+        noise = rng.uniform(0.01, 0.3) * rng.standard_normal(round(seconds * 16_000))
+        soundfile.write(path, noise, 16_000)
+        utterances.append(Utterance(audio_filepath=path, duration=seconds, text=""))
+    return Plan(utterances=tuple(utterances), chunks=60)
 
 
 def write_encoder(path: Path, arm: str = "vit_conformer", *, half: bool = False) -> Path:

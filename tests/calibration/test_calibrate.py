@@ -4,27 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 
 from calibration.calibrate import HELD_BACK, Calibration, calibrate
 from calibration.observe import Plan
 from edge_runtime.engine import Engine
 from edge_runtime.errors import BundleError, ConfigError
-from edge_runtime.manifest import Utterance
-from tests.calibration.graphs import write_encoder
+from tests.calibration.graphs import noise_plan, write_encoder
 
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
-    folder, rng = tmp_path_factory.mktemp("sounds"), np.random.default_rng(0)
-    utterances = []
-    for number in range(HELD_BACK + 8):
-        path = folder / f"{number}.wav"
-        soundfile.write(path, rng.uniform(0.01, 0.3) * rng.standard_normal(4000), 16_000)
-        utterances.append(Utterance(audio_filepath=path, duration=0.25, text=""))
-    return Plan(utterances=tuple(utterances), chunks=60)
+    return noise_plan(tmp_path_factory.mktemp("sounds"), 0.25)
 
 
 def run(folder: Path, plan: Plan, budget: float) -> Calibration:

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import soundfile
 from onnx import numpy_helper
 
-from calibration.calibrate import HELD_BACK, Calibration, calibrate
+from calibration.calibrate import Calibration, calibrate
 from calibration.choose import helps
 from calibration.emit import emit
 from calibration.graph import load_graph
@@ -19,8 +18,7 @@ from calibration.observe import Plan
 from calibration.ranges import Ranges
 from calibration.smooth import smoothable
 from edge_runtime.engine import Engine
-from edge_runtime.manifest import Utterance
-from tests.calibration.graphs import write_encoder
+from tests.calibration.graphs import noise_plan, write_encoder
 
 
 def test_a_steady_gain_counts_and_one_lost_in_its_own_spread_does_not() -> None:
@@ -44,13 +42,7 @@ def test_a_gain_on_the_sounds_it_was_chosen_on_is_no_proof() -> None:
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
-    folder, rng = tmp_path_factory.mktemp("sounds"), np.random.default_rng(0)
-    utterances = []
-    for number in range(HELD_BACK + 8):
-        path = folder / f"{number}.wav"
-        soundfile.write(path, rng.uniform(0.01, 0.3) * rng.standard_normal(8000), 16_000)
-        utterances.append(Utterance(audio_filepath=path, duration=0.5, text=""))
-    return Plan(utterances=tuple(utterances), chunks=60)
+    return noise_plan(tmp_path_factory.mktemp("sounds"), 0.5)
 
 
 def with_loud_channels(path: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +12,10 @@ from numpy.typing import NDArray
 from edge_runtime.backends import Binding, Shape
 from edge_runtime.backends.onnx import open_onnx
 from edge_runtime.bundle import Bundle, write_bundle
+from edge_runtime.contract.bundle import GOLDENS_NAME
 from jetson.backend import TensorRTBackend, describe_graph
 from jetson.build import BuildRequest, build_plan
-from jetson.goldens import GOLDENS_NAME, Goldens, noise, record
+from jetson.goldens import Goldens, noise, record
 from tests.jetson.simulated import Faults, SimulatedCuda, simulated_tensorrt
 from tests.models import bundle_manifest, memory_model, save, tokens_text
 
@@ -76,10 +78,28 @@ def memory_bundle(path: Path, *, goldens: bool = True) -> Bundle:
         model.producer_name = name
         files[file] = model.SerializeToString()
     if goldens:
-        memory_goldens(path.parent).save(path.parent / GOLDENS_NAME)
+        save_goldens(memory_goldens(path.parent), path.parent / GOLDENS_NAME)
         files[GOLDENS_NAME] = path.parent / GOLDENS_NAME
-    manifest = bundle_manifest(precisions=precisions, chunk_frames=(16, 32), default_chunk_ms=320)
+    manifest = bundle_manifest(
+        precisions=precisions,
+        chunk_frames=(16, 32),
+        default_chunk_ms=320,
+        goldens=GOLDENS_NAME if goldens else None,
+    )
     return write_bundle(path, manifest, files)
+
+
+def save_goldens(goldens: Goldens, path: Path) -> None:
+    """The file that `Goldens.load` reads."""
+    states: dict[str, Any] = {f"state{i}": state for i, state in enumerate(goldens.states)}
+    np.savez_compressed(
+        path,
+        chunk_frames=np.int64(goldens.chunk_frames),
+        features=goldens.features,
+        lengths=goldens.lengths,
+        logprobs=goldens.logprobs,
+        **states,
+    )
 
 
 def windows(count: int, frames: int, seed: int = 0) -> NDArray[np.float32]:

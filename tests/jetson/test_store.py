@@ -203,7 +203,7 @@ def test_a_crash_at_any_step_leaves_the_old_engine_or_the_new(
             patch.setattr(Path, "replace", crashing(Path.replace))
             patch.setattr(Path, "unlink", crashing(Path.unlink))
             patch.setattr(os, "fsync", crashing(os.fsync))
-            patch.setattr(store_module, "_write", crashing(store_module._write))
+            patch.setattr(store_module, "write_atomically", crashing(store_module.write_atomically))
             try:
                 store.save(record(), b"new")
                 finished = True

@@ -31,7 +31,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from edge_runtime.manifest import read_manifest, write_atomically
+    from edge_runtime.files import write_atomically
+    from edge_runtime.manifest import read_manifest
     from training.confidence import fit, judge
 
     judged = []

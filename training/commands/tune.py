@@ -27,7 +27,8 @@ def run(args: argparse.Namespace) -> int:
 
     from edge_runtime.bundle import Bundle
     from edge_runtime.errors import ConfigError
-    from edge_runtime.manifest import read_manifest, write_atomically
+    from edge_runtime.files import write_atomically
+    from edge_runtime.manifest import read_manifest
     from training.tune import GRID, Weights, tune
 
     if args.lm is None and not Bundle.open(args.bundle).decoding():

@@ -163,6 +163,8 @@ def test_after_a_power_cut_at_any_operation_a_trusted_model_runs_and_the_updates
     whole = PoweredDisk()
     Device(whole).live()
     assert whole.done > 150
+    page = Path(__file__).parents[3] / "docs" / "updates.md"
+    assert f"That is {whole.done * len(WAYS)} cuts." in page.read_text(encoding="utf-8")
     for cut in range(whole.done):
         disk = PoweredDisk(cut_at=cut)
         device = Device(disk)
