@@ -29,7 +29,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 DEBIAN_PYTHON := $(filter /usr/bin/%,$(shell command -v $(PYTHON)))
 DEBIAN_MIC := g++ libportaudio2 portaudio19-dev libasound2-plugins
 DEBIAN_DEV := $(DEBIAN_MIC) flite festival festvox-us-slt-hts festvox-kallpc16k festvox-kdlpc16k \
-	espeak-ng alsa-utils libsndfile1 cmake
+	espeak-ng alsa-utils libsndfile1 cmake mosquitto postgresql
 
 # Free voices that Debian keeps in non-free, because nobody has what they were trained from.
 DEBIAN_VOICES := rhvoice rhvoice-english libttspico-utils
@@ -120,6 +120,7 @@ bundle: $(STAMPS)/dev voices kokoro ## Train and write bundles/en-demo from BOOK
 
 # A device has no compiler, so its locks take wheels only.
 # `torch; never` keeps torch and its CUDA packages out of the lock; `make test` installs it apart.
+# Triton is a gigabyte that Whisper only uses on a GPU.
 COMPILE = $(BIN)/uv pip compile -q --no-header --generate-hashes -c constraints/pins.in $(ARGS)
 lock: | $(BIN)/python ## Compile constraints/, one lock per target; ARGS=--upgrade moves everything to its newest
 	$(PIP) install "$$(grep '^uv==' constraints/pins.in)"
@@ -129,7 +130,7 @@ lock: | $(BIN)/python ## Compile constraints/, one lock per target; ARGS=--upgra
 		--python-platform aarch64-manylinux_2_31 -o constraints/edge-aarch64-py310.txt
 	$(COMPILE) pyproject.toml constraints/torch.in --all-extras --python-version 3.11 \
 		--python-platform x86_64-manylinux_2_28 -c constraints/edge-x86_64-py311.txt \
-		--overrides <(echo 'torch; sys_platform == "never"') -o constraints/dev-x86_64-py311.txt
+		--overrides <(printf '%s; sys_platform == "never"\n' torch triton) -o constraints/dev-x86_64-py311.txt
 
 clean: ## Remove the environment, caches and built files
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
@@ -161,15 +162,15 @@ $(STAMPS)/mic: $(STAMPS)/edge
 
 $(STAMPS)/dev: pyproject.toml $(DEV_LOCK) constraints/pins.in Makefile | $(BIN)/python
 	$(call debian,$(DEBIAN_DEV) $(if $(DEBIAN_PYTHON),python3-dev))
-	@echo "Installing everything into $(VENV) (about 1.5 GB) ..."
+	@echo "Installing everything into $(VENV) (about 2.2 GB) ..."
 ifneq ($(DEV_LOCK),)
-	@$(PIP) install --require-hashes -r $(DEV_LOCK)
+	@$(PIP) install --no-deps --require-hashes -r $(DEV_LOCK)
 endif
 	$(install_torch)
 ifneq ($(DEV_LOCK),)
 	@$(PIP) install --no-deps -e .
 else
-	@$(PIP) install -c constraints/pins.in -e '.[edge,agent,mic,lm,calibrate,cloud,train,dev]'
+	@$(PIP) install -c constraints/pins.in -e '.[edge,agent,mic,lm,calibrate,cloud,whisper,train,dev]'
 endif
 	@$(MAKE) -s voices || echo "Going on without: the tests of these voices will be skipped"
 	@touch $(STAMPS)/edge $(STAMPS)/mic $@

@@ -7,20 +7,12 @@ Shipped recipes live in ``training/recipes``; `load_recipe` takes a shipped name
 from __future__ import annotations
 
 import dataclasses
-import sys
-import types
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from edge_runtime.errors import ConfigError
+from edge_runtime.settings import build, read_toml, toml_value
 from training.config import EncoderConfig, encoder_config
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 SHIPPED = Path(__file__).parent / "recipes"
 
@@ -163,50 +155,14 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         ConfigError: no such recipe, not TOML, an unknown field, or a value of the wrong type.
     """
     path = Path(name) if name.endswith(".toml") else SHIPPED / f"{name}.toml"
-    try:
-        fields = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
+    if not path.exists():
         shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.toml")))
-        raise ConfigError(f"{path}: cannot read this recipe; shipped are {shipped}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not TOML: {error}") from error
+        raise ConfigError(f"{path}: there is no such recipe; shipped are {shipped}")
+    fields = read_toml(path)
     for override in overrides:
         key, equals, value = override.partition("=")
         section, dot, field = key.strip().partition(".")
         if not (equals and dot):
             raise ConfigError(f"--set {override}: expected section.field=value")
-        fields.setdefault(section, {})[field] = _toml_value(value.strip())
-    return _build(Recipe, fields, str(path))
-
-
-def _toml_value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
-        return text  # a bare word is a string: --set model.arm=cnn
-
-
-def _build(cls: type[Any], fields: Mapping[str, Any], where: str) -> Any:
-    hints = typing.get_type_hints(cls)
-    values: dict[str, Any] = {}
-    for name, value in fields.items():
-        if name not in hints:
-            raise ConfigError(f"{where}: unknown field {name!r}; known: {', '.join(hints)}")
-        values[name] = _coerce(hints[name], value, f"{where}: {name}")
-    return cls(**values)
-
-
-def _coerce(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        if not isinstance(value, dict):
-            raise ConfigError(f"{where}: a table, not {value!r}")
-        return _build(hint, value, where)
-    if isinstance(hint, types.GenericAlias):  # tuple[x, ...] or tuple[x, x]
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where}: a list, not {value!r}")
-        return tuple(_coerce(hint.__args__[0], item, where) for item in value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ConfigError(f"{where}: {hint.__name__}, not {value!r}")
-    return value
+        fields.setdefault(section, {})[field] = toml_value(value.strip())
+    return build(Recipe, fields, str(path))
