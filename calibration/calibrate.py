@@ -30,7 +30,7 @@ from calibration import census, qdq
 from calibration.cache import CACHE_NAME, cache, release_number
 from calibration.choose import Trial, choose
 from calibration.compare import LITERAL, Difference, compare, logprobs
-from calibration.emit import emit
+from calibration.emit import emit, precision_of
 from calibration.goldens import goldens
 from calibration.graph import FloatGraph, load_graph
 from calibration.lint import lint
@@ -47,7 +47,7 @@ from edge_runtime.modelspec import ModelSpec
 log = logging.getLogger(__name__)
 
 RANGES_NAME = "ranges.json"
-TENSORRT = {"trt10": (10, 3), "trt8": (8, 6)}  # the oldest release that each form is for
+TENSORRT = {"trt10": (10, 3), "trt8": (8, 6), "float16-trt10": (10, 3)}  # oldest that reads it
 HELD_BACK = 24  # utterances that methods are compared on, at least; a tenth of more than 240
 
 
@@ -63,8 +63,8 @@ class Calibration:
 
 
 def file_name(target: str) -> str:
-    """The INT8 file of a target: `encoder.int8-x86.onnx`."""
-    return f"encoder.int8-{target}.onnx"
+    """The file of a target: `encoder.int8-x86.onnx`."""
+    return f"encoder.{precision_of(target)}.onnx"
 
 
 def calibrate(

@@ -119,6 +119,20 @@ def test_files_are_small_near_the_float_model_and_the_same_twice(
     assert 10 * np.log10(signal / noise) > 25  # dB
 
 
+def test_weights_of_seven_bits_overflow_no_sum_of_two_products(tmp_path: Path) -> None:
+    """As processors without VNNI add them: 16 bits with a sign, activations without one."""
+    graph, ranges = ranges_of(write_encoder(tmp_path / "encoder.onnx"), SOUND)
+    greatest = {
+        target: max(
+            int(np.abs(numpy_helper.to_array(tensor).astype(int)).max())
+            for tensor in onnx.load_from_string(emit(graph, ranges, target)).graph.initializer
+            if tensor.name.endswith(".int8")
+        )
+        for target in ("dynamic", "dynamic7")
+    }
+    assert 2 * 255 * greatest["dynamic7"] <= 32767 < 2 * 255 * greatest["dynamic"]
+
+
 def test_layers_that_are_kept_are_float_to_the_last_bit(tmp_path: Path) -> None:
     path = write_encoder(tmp_path / "encoder.onnx")
     graph, ranges = ranges_of(path, SOUND)

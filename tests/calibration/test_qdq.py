@@ -66,6 +66,7 @@ def test_float16_between_the_pairs_is_as_near_to_the_float_model(tmp_path: Path,
     # Rounded to half, a few values in a hundred fall to the other side of an edge, either way.
     assert snr("trt10") > snr("trt8") - 1.5  # dB
     assert snr("trt10") > 40
+    assert snr("float16-trt10") > snr("trt10") + 10
 
 
 def test_types_are_strong_and_states_are_half(tmp_path: Path) -> None:
