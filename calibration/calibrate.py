@@ -29,8 +29,8 @@ import onnx
 from calibration import census, qdq
 from calibration.cache import CACHE_NAME, cache, release_number
 from calibration.choose import Trial, choose
-from calibration.compare import LITERAL, Difference, compare, logprobs
-from calibration.emit import emit, precision_of
+from calibration.compare import Difference, logprobs
+from calibration.emit import ON_THE_GRID, emit, precision_of
 from calibration.goldens import goldens
 from calibration.graph import FloatGraph, load_graph
 from calibration.lint import lint
@@ -105,10 +105,11 @@ def calibrate(
     sounds = [frontend.compute(read(utterance)) for utterance in kept]
     expected = logprobs(graph.model, spec, sounds)
     answers = goldens(model, spec, sounds)
+    trial = Trial(graph=graph, spec=spec, sounds=sounds, expected=expected)
     if ranges is None:
         ranges = _ranges(graph, spec, observed, out, progress)
         ranges = choose(
-            Trial(graph=graph, spec=spec, sounds=sounds, expected=expected),
+            trial,
             ranges,
             observed,
             lambda changed: _ranges(changed, spec, observed, out, progress),
@@ -128,9 +129,11 @@ def calibrate(
         write_atomically(part, content)
         try:
             found[target] = _prove(part, target, products)
-            config = LITERAL if target in qdq.TARGETS else None
-            got = logprobs(onnx.load_from_string(content), spec, sounds, config=config)
-            differences[target] = compare(expected, got, spec.blank_id)
+            differences[target] = (
+                trial.cost(ranges)
+                if target in ON_THE_GRID
+                else trial.cost_of(content, literal=target in qdq.TARGETS)
+            )
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)

@@ -41,6 +41,8 @@ from calibration.smooth import smoothed
 from edge_runtime.errors import ConfigError
 
 CPU_TARGETS = ("x86", "arm64", "dynamic", "dynamic7")
+GRID = "trt8"  # pairs in float32: evaluated literally, the grid of all static files
+ON_THE_GRID = ("x86", "arm64", GRID)
 _LEVELS = {"dynamic7": 63}  # of weights on either side of zero
 TARGETS = (*CPU_TARGETS, *qdq.TARGETS)
 _ORT = "com.microsoft"  # the domain of onnxruntime's own operators
