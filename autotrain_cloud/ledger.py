@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -35,31 +36,39 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._found: dict[str, Entry] = {}  # by serial number
+        self._read_to, self._line = 0, 0  # what comes after is new
+        self._reading = threading.Lock()
 
     def entries(self) -> list[Entry]:
         """In the order of issue, as they stand now. Raises ConfigError if a line is no entry."""
-        found: dict[str, Entry] = {}
-        try:
-            content = self._path.read_bytes()
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise StorageError(f"{self._path}: cannot be read: {error.strerror}") from error
-        whole = content[: content.rfind(b"\n") + 1]
-        for number, line in enumerate(whole.splitlines(), 1):
+        with self._reading:
             try:
-                fields = json.loads(line)
-                if set(fields) == {"serial", "revoked"}:
-                    found[fields["serial"]] = replace(
-                        found[fields["serial"]], revoked=int(fields["revoked"])
-                    )
-                else:
-                    found[fields["serial"]] = Entry(**fields)
-            except (ValueError, TypeError, KeyError) as error:
-                raise ConfigError(
-                    f"{self._path}: line {number} is no entry: {error!r}; restore the file"
-                ) from error
-        return list(found.values())
+                with self._path.open("rb") as source:
+                    source.seek(self._read_to)
+                    content = source.read()
+            except FileNotFoundError:
+                return []
+            except OSError as error:
+                raise StorageError(f"{self._path}: cannot be read: {error.strerror}") from error
+            for line in content[: content.rfind(b"\n") + 1].splitlines(keepends=True):
+                self._line += 1
+                self._take(line)
+                self._read_to += len(line)
+            return list(self._found.values())
+
+    def _take(self, line: bytes) -> None:
+        try:
+            fields = json.loads(line)
+            if set(fields) == {"serial", "revoked"}:
+                entry = replace(self._found[fields["serial"]], revoked=int(fields["revoked"]))
+            else:
+                entry = Entry(**fields)
+            self._found[entry.serial] = entry
+        except (ValueError, TypeError, KeyError) as error:
+            raise ConfigError(
+                f"{self._path}: line {self._line} is no entry: {error!r}; restore the file"
+            ) from error
 
     def issued(self, entry: Entry) -> None:
         """Raises StorageError if it cannot be written: then the certificate must not go out."""
@@ -71,8 +80,10 @@ class Ledger:
     def _append(self, fields: dict[str, object]) -> None:
         try:
             with self._locked() as handle:
-                content = os.pread(handle, os.fstat(handle).st_size, 0)
-                os.ftruncate(handle, content.rfind(b"\n") + 1)
+                size = os.fstat(handle).st_size
+                start = max(0, size - 4096)  # no line is as long
+                end = os.pread(handle, 4096, start)
+                os.ftruncate(handle, start + end.rfind(b"\n") + 1)
                 os.write(handle, json.dumps(fields).encode() + b"\n")
                 os.fsync(handle)
         except OSError as error:
