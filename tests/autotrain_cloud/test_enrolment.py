@@ -129,9 +129,11 @@ def test_a_server_that_the_token_is_not_for_gets_no_secret(world: World, tmp_pat
 
 def test_a_server_of_ours_cannot_be_another(world: World, tmp_path: Path) -> None:
     identity = world.enrolled()
-    with served(world.application, world.authority, tmp_path, name="broker.example") as url:
-        with pytest.raises(Refused, match="does not show"):
-            client.renew(url, identity)
+    with (
+        served(world.application, world.authority, tmp_path, name="broker.example") as url,
+        pytest.raises(Refused, match="does not show"),
+    ):
+        client.renew(url, identity)
     assert world.issued() == ["kitchen"]
 
 

@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     server.add_argument("names", nargs="+", metavar="HOST", help="its names and addresses")
     server.add_argument("--out", type=Path, required=True, metavar="DIR", help="server.pem, .key")
     service = verbs.add_parser("service", help="key and certificate of a part of the cloud")
-    service.add_argument("name", metavar="NAME", help="_ingest, _release, _watch")
+    service.add_argument("name", metavar="NAME", help="_ingest, _watch")
     service.add_argument("--out", type=Path, required=True, metavar="DIR", help="NAME.pem, .key")
     sign = verbs.add_parser("sign", help="a device's certificate, from its request")
     sign.add_argument("request", type=Path, metavar="CSR", help="a file of the device's")
