@@ -45,7 +45,7 @@ class SelfTest:
 
     least_agreement: float = 0.97  # of the best tokens with the float model's, on golden streams
     most_real_time_factor: float = 0.7  # processing time over audio time, median of its steps
-    most_memory_bytes: int = 0  # that loading it and running it may add; 0: any
+    most_memory_bytes: int = 0  # of the process, with the model before still loaded; 0: any
 
     def __post_init__(self) -> None:
         _within(self, "least_agreement", 0, 1)
