@@ -78,6 +78,23 @@ def refusals(needs: Mapping[str, object], facts: Facts) -> list[str]:
     return found
 
 
+def malformed(needs: Mapping[str, object]) -> str:
+    """What no device could understand of these needs; "" if all is well."""
+    for name, need in needs.items():
+        text = str(need)
+        if name in LISTS:
+            continue
+        if name == "free_bytes":
+            if not text.isdecimal():
+                return f"{name}: a number of bytes, not {text!r}"
+            continue
+        try:
+            satisfies("0", text)
+        except ValueError as error:
+            return f"{name}: {error}"
+    return ""
+
+
 def satisfies(version: str, specifier: str) -> bool:
     """Whether a version is within `>=1.20,<2`. Only its leading numbers count: 1.20rc1 is 1.20.
 

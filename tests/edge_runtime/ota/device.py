@@ -24,7 +24,9 @@ FAMILY = "en"
 GOOD = Health(utterances=50, confidence=0.9, confidence_sd=0.1, audio_s=100, busy_s=10)
 
 
-def bundle(folder: Path, release: int, *, size: int = 2000, same: bytes = b"a b") -> Bundle:
+def bundle(
+    folder: Path, release: int, *, model: bytes | None = None, same: bytes = b"a b"
+) -> Bundle:
     """A bundle whose model is noise, so that nothing of it can be had cheaper."""
     manifest = Manifest(
         name=FAMILY, version=f"{release}.0", release_counter=release,
@@ -32,7 +34,7 @@ def bundle(folder: Path, release: int, *, size: int = 2000, same: bytes = b"a b"
         chunk_frames=(8,), default_chunk_ms=80, precisions={"float32": "encoder.onnx"},
     )  # fmt: skip
     files: dict[str, Path | bytes] = {
-        "encoder.onnx": random.Random(release).randbytes(size),
+        "encoder.onnx": model or random.Random(release).randbytes(2000),
         "tokens.txt": same,
     }
     return write_bundle(folder / f"bundle-{release}", manifest, files)
