@@ -3,9 +3,10 @@
 ::
 
     REPO/metadata/     The Update Framework's roles, with consistent snapshots
-    REPO/targets/models/FAMILY/SHA256.NAME
+    REPO/targets/models/FAMILY/SHA256.NAME      files of bundles; SHA256.delta: what leads to them
     KEYS/keys.json     which keys sign for which role, and where their private halves are
     KEYS/*.pem         those of them that are files
+    KEYS/pending.json  keys of a root that waits for its signatures (`autotrain_cloud.ceremony`)
 
 ======== ============ =========== ===============================================================
 role     keys         valid for   says
@@ -49,18 +50,20 @@ from tuf.api.metadata import (
 from tuf.api.serialization import DeserializationError
 from tuf.api.serialization.json import JSONSerializer
 
+from autotrain_cloud import deltas
 from edge_runtime.bundle import Bundle
-from edge_runtime.contract.bundle import MANIFEST_NAME
+from edge_runtime.contract.bundle import MANIFEST_NAME, is_plain_name
 from edge_runtime.errors import ConfigError
 from edge_runtime.files import write_atomically
+from edge_runtime.ota.compat import malformed
 
 VALID = {"root": 365, "targets": 365, "family": 92, "snapshot": 31, "timestamp": 7}  # days
 ROOT_KEYS, ROOT_THRESHOLD = 3, 2
 TOP_LEVEL = ("root", "targets", "snapshot", "timestamp")
-_PRETTY = JSONSerializer(compact=False)
+PRETTY = JSONSerializer(compact=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class KeyRing:
     """The keys of every role: public halves, and where to find the private ones."""
 
@@ -68,9 +71,9 @@ class KeyRing:
     roles: dict[str, list[tuple[Key, str]]] = field(default_factory=dict)  # role -> (key, URI)
 
     @classmethod
-    def load(cls, folder: Path) -> KeyRing:
+    def load(cls, folder: Path, name: str = "keys.json") -> KeyRing:
         """Raises ConfigError for a folder that is no key ring."""
-        path = folder / "keys.json"
+        path = folder / name
         try:
             roles = {
                 role: [
@@ -87,12 +90,19 @@ class KeyRing:
             raise ConfigError(f"{path}: is not a list of keys: {error!r}") from error
         return cls(folder, roles)
 
-    def save(self) -> None:
+    def save(self, name: str = "keys.json") -> None:
         described = {
             role: [{"keyid": k.keyid, "public": k.to_dict(), "uri": uri} for k, uri in keys]
             for role, keys in self.roles.items()
         }
-        write_atomically(self.folder / "keys.json", json.dumps(described, indent=1).encode())
+        write_atomically(self.folder / name, json.dumps(described, indent=1).encode())
+
+    def free_name(self, role: str) -> str:
+        """For another key of a role."""
+        number = 1
+        while (self.folder / f"{role}-r{number}.pem").exists():
+            number += 1
+        return f"{role}-r{number}"
 
     def make(self, role: str, name: str) -> Key:
         """A new key in a file of its own, readable by its owner alone."""
@@ -111,6 +121,8 @@ class KeyRing:
             raise ConfigError(f"{self.folder}/keys.json: has no keys for {role!r}")
         found = []
         for key, uri in self.roles[role]:
+            if not uri:
+                continue  # kept elsewhere, and only its public half is known here
             kind, _, name = uri.partition(":")
             if kind == "file2" and not Path(name).is_absolute():
                 uri = f"file2:{(self.folder / name).absolute()}"
@@ -141,35 +153,39 @@ class Repository:
             keys.make("root", f"root-{number}")
         for role in TOP_LEVEL[1:]:
             keys.make(role, role)
-        root = Root(expires=_until("root"), consistent_snapshot=True)
+        root = Root(expires=until("root"), consistent_snapshot=True)
         for role in TOP_LEVEL:
             for key, _ in keys.roles[role]:
                 root.add_key(key, role)
         root.roles["root"].threshold = ROOT_THRESHOLD
-        targets = Targets(expires=_until("targets"), delegations=Delegations({}, {}))
-        snapshot, timestamp = Snapshot(expires=_until("snapshot")), Timestamp()
+        targets = Targets(expires=until("targets"), delegations=Delegations({}, {}))
+        snapshot, timestamp = Snapshot(expires=until("snapshot")), Timestamp()
         for family in families:
             made._delegate(targets, family)
         keys.save()
-        made._write("root", Metadata(root))
-        made._write("targets", Metadata(targets))
+        made.write("root", Metadata(root))
+        made.write("targets", Metadata(targets))
         for family in families:
-            made._write(family, Metadata(Targets(expires=_until("family"))))
+            made.write(family, Metadata(Targets(expires=until("family"))))
             snapshot.meta[f"{family}.json"] = MetaFile(1)
-        made._write("snapshot", Metadata(snapshot))
-        timestamp.expires = _until("timestamp")
-        made._write("timestamp", Metadata(timestamp))
+        made.write("snapshot", Metadata(snapshot))
+        timestamp.expires = until("timestamp")
+        made.write("timestamp", Metadata(timestamp))
         return made
 
-    def publish(self, bundle: Bundle, needs: Mapping[str, Any] | None = None) -> int:
+    def publish(
+        self, bundle: Bundle, needs: Mapping[str, Any] | None = None, *, last: int = deltas.LAST
+    ) -> int:
         """Makes a bundle the release of its family; -> its release counter.
 
-        `needs` is signed with it: what a device must have or be.  Raises ConfigError for a family
-        that has no role, or a release counter that does not rise.
+        `needs` is signed with it: what a device must have or be (`edge_runtime.ota.compat`), beside
+        what the bundle's manifest says of its runtime.  Deltas are made against the `last`
+        releases.  Raises ConfigError for a family that has no role, needs that no device could
+        understand, or a release counter that does not rise.
         """
         manifest = bundle.manifest
         family = manifest.name
-        found = self._read(family, Targets)
+        found = self.read(family, Targets)
         path = f"models/{family}/{MANIFEST_NAME}"
         now = found.signed.targets.get(path)
         if now is not None and now.custom and now.custom["release"] >= manifest.release_counter:
@@ -177,8 +193,12 @@ class Repository:
                 f"{bundle.path / MANIFEST_NAME}: release_counter: {manifest.release_counter} is "
                 f"not above {now.custom['release']}, which is published; export with a higher one"
             )
-        folder = self.folder / "targets" / "models" / family
+        wanted = {**manifest.runtime, **(needs or {})}
+        if wrong := malformed(wanted):
+            raise ConfigError(f"needs: {wrong}")
+        folder = self._files(family)
         folder.mkdir(parents=True, exist_ok=True)
+        signed_deltas = deltas.make(folder, bundle, last)
         for name, entry in manifest.files.items():
             write_atomically(folder / f"{entry.sha256}.{name}", bundle.file(name).read_bytes())
         target = TargetFile.from_file(path, str(bundle.path / MANIFEST_NAME), ["sha256"])
@@ -187,20 +207,56 @@ class Repository:
         target.unrecognized_fields["custom"] = {
             "release": manifest.release_counter,
             "version": manifest.version,
-            "needs": dict(needs or {}),
+            "needs": wanted,
+            "size": sum(entry.size for entry in manifest.files.values()) + len(content),
+            "deltas": signed_deltas,
         }
         found.signed.targets[path] = target
-        self._next(family, found, "family")
+        self.renew(family, found, "family")
         self.refresh()
         return manifest.release_counter
 
+    def add(self, family: str) -> None:
+        """A further family of models, with a key of its own."""
+        targets = self.read("targets", Targets)
+        if family in self.delegated() or family in TOP_LEVEL:
+            raise ConfigError(f"{self.folder}: there is a role {family!r} already")
+        if not is_plain_name(family):
+            raise ConfigError(f"{family!r}: a family is named as its bundles are")
+        self._delegate(targets.signed, family)
+        self.keys.save()
+        self.write(family, Metadata(Targets(expires=until("family"))), within=targets.signed)
+        self.renew("targets", targets, "targets")
+        self.refresh()
+
+    def prune(self, family: str, keep: int) -> int:
+        """Removes what only releases before the `keep` newest need, and metadata as old; -> bytes.
+
+        Devices that run older ones fetch whole files.
+        """
+        signed = self.read(family, Targets).signed.targets.values()
+        custom = [target.custom or {} for target in signed]
+        freed = deltas.prune(
+            self._files(family),
+            {k: v for one in custom for k, v in one.get("deltas", {}).items()},
+            keep,
+            [target.hashes["sha256"] for target in signed],
+        )
+        for role in ("targets", "snapshot", family):  # of root all: new devices follow the chain
+            version = self.read(role, Targets if role != "snapshot" else Snapshot).signed.version
+            for path in (self.folder / "metadata").glob(f"[0-9]*.{role}.json"):
+                if int(path.name.split(".")[0]) <= version - keep:
+                    freed += path.stat().st_size
+                    path.unlink()
+        return freed
+
     def revoke(self, family: str) -> None:
         """Devices that do not run the family's release yet will not take it up."""
-        found = self._read(family, Targets)
+        found = self.read(family, Targets)
         if not found.signed.targets:
             raise ConfigError(f"{self.folder}: {family!r} has no release to revoke")
         found.signed.targets.clear()
-        self._next(family, found, "family")
+        self.renew(family, found, "family")
         self.refresh()
 
     def rotate(self, role: str) -> None:
@@ -211,45 +267,41 @@ class Repository:
         """
         if role not in self.keys.roles:
             raise ConfigError(f"{self.folder}: no role {role!r}: {', '.join(self.keys.roles)}")
-        number = 1
-        while (self.keys.folder / f"{role}-r{number}.pem").exists():
-            number += 1
         before = self.keys.signers("root") if role == "root" else []
         self.keys.roles[role].pop(0)
-        self.keys.make(role, f"{role}-r{number}")
+        self.keys.make(role, self.keys.free_name(role))
         self.keys.save()  # first: when what follows is cut off, rotating once more mends it
         top = role in TOP_LEVEL
-        above = self._read("root", Root) if top else self._read("targets", Targets)
-        roles = above.signed.roles if top else above.signed.delegations.roles
-        ours = {key.keyid: key for key, _ in self.keys.roles[role]}
-        for keyid in [keyid for keyid in roles[role].keyids if keyid not in ours]:
-            above.signed.revoke_key(keyid, role)
-        for key in ours.values():
-            above.signed.add_key(key, role)
+        above = self.read("root", Root) if top else self.read("targets", Targets)
+        assign_keys(above.signed, role, [key for key, _ in self.keys.roles[role]])
         name = "root" if top else "targets"
-        self._next(name, above, name, before)
+        self.renew(name, above, name, before)
         if role not in ("root", "snapshot", "timestamp"):
             # What the old key has signed is worth nothing now.
-            self._next(role, self._read(role, Targets), "targets" if top else "family")
+            self.renew(role, self.read(role, Targets), "targets" if top else "family")
         self.refresh()
+
+    def renew_targets(self) -> None:
+        """Signs anew which families there are."""
+        self.renew("targets", self.read("targets", Targets), "targets")
 
     def refresh(self) -> None:
         """Signs anew what says how fresh everything is: to be run daily, and after any change."""
-        snapshot = self._read("snapshot", Snapshot)
-        for role in ("targets", *self._delegated()):
-            version = self._read(role, Targets).signed.version
+        snapshot = self.read("snapshot", Snapshot)
+        for role in ("targets", *self.delegated()):
+            version = self.read(role, Targets).signed.version
             snapshot.signed.meta[f"{role}.json"] = MetaFile(version)
-        self._next("snapshot", snapshot, "snapshot")
-        timestamp = self._read("timestamp", Timestamp)
+        self.renew("snapshot", snapshot, "snapshot")
+        timestamp = self.read("timestamp", Timestamp)
         timestamp.signed.snapshot_meta = MetaFile(snapshot.signed.version)
-        self._next("timestamp", timestamp, "timestamp")
+        self.renew("timestamp", timestamp, "timestamp")
 
     def status(self) -> list[str]:
         """A line for every role: its version, until when it is valid, and what is released."""
         kinds = {"root": Root, "snapshot": Snapshot, "timestamp": Timestamp}
         lines = []
-        for role in (*TOP_LEVEL, *self._delegated()):
-            signed = self._read(role, kinds.get(role, Targets)).signed
+        for role in (*TOP_LEVEL, *self.delegated()):
+            signed = self.read(role, kinds.get(role, Targets)).signed
             line = f"{role:12} version {signed.version}, valid until {signed.expires:%Y-%m-%d}"
             if role not in TOP_LEVEL:
                 custom = [target.custom or {} for target in signed.targets.values()]
@@ -260,8 +312,11 @@ class Repository:
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _delegated(self) -> list[str]:
-        delegations = self._read("targets", Targets).signed.delegations
+    def _files(self, family: str) -> Path:
+        return self.folder / "targets" / "models" / family
+
+    def delegated(self) -> list[str]:
+        delegations = self.read("targets", Targets).signed.delegations
         return sorted(delegations.roles or {}) if delegations else []
 
     def _delegate(self, targets: Targets, family: str) -> None:
@@ -271,7 +326,7 @@ class Repository:
         targets.delegations.roles[family] = role
         targets.add_key(key, family)
 
-    def _read(self, role: str, kind: Any) -> Metadata[Any]:
+    def read(self, role: str, kind: Any) -> Metadata[Any]:
         """The newest metadata of a role."""
         folder = self.folder / "metadata"
         if role == "timestamp":
@@ -287,14 +342,22 @@ class Repository:
             raise ConfigError(f"{self.folder}: has no role {role!r}: {error}") from error
         return found
 
-    def _next(
+    def renew(
         self, role: str, metadata: Metadata[Any], kind: str, also: list[Signer] | None = None
     ) -> None:
+        """Signs and writes the next version of a role; `also` are keys that the next one lacks."""
         metadata.signed.version += 1
-        metadata.signed.expires = _until(kind)
-        self._write(role, metadata, also)
+        metadata.signed.expires = until(kind)
+        self.write(role, metadata, also)
 
-    def _write(self, role: str, metadata: Metadata[Any], also: list[Signer] | None = None) -> None:
+    def write(
+        self,
+        role: str,
+        metadata: Metadata[Any],
+        also: list[Signer] | None = None,
+        within: Targets | None = None,
+    ) -> None:
+        """Signs and writes; `within`: what delegates to it, where that is not written yet."""
         metadata.signatures.clear()
         for signer in [*(also or []), *self.keys.signers(role)]:
             metadata.sign(signer, append=True)
@@ -302,7 +365,8 @@ class Repository:
         trusted = [metadata.signed] if role == "root" else []
         if role != "root" or metadata.signed.version > 1:
             above = "root" if role in TOP_LEVEL else "targets"
-            trusted.append(self._read(above, Root if above == "root" else Targets).signed)
+            kind = Root if above == "root" else Targets
+            trusted.append(within or self.read(above, kind).signed)
         for delegator in trusted:
             try:
                 delegator.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
@@ -312,9 +376,23 @@ class Repository:
                     f"({error}); bring the others, or `vitconformer release rotate {role}`"
                 ) from error
         name = f"{role}.json" if role == "timestamp" else f"{metadata.signed.version}.{role}.json"
-        write_atomically(self.folder / "metadata" / name, metadata.to_bytes(_PRETTY))
+        write_atomically(self.folder / "metadata" / name, metadata.to_bytes(PRETTY))
 
 
-def _until(kind: str) -> datetime:
+def assign_keys(signed: Root | Targets, role: str, keys: list[Key]) -> None:
+    """Makes these, and no others, the keys of a role."""
+    if isinstance(signed, Root):
+        present = signed.roles[role].keyids
+    else:
+        assert signed.delegations is not None and signed.delegations.roles is not None
+        present = signed.delegations.roles[role].keyids
+    ours = [key.keyid for key in keys]
+    for keyid in [keyid for keyid in present if keyid not in ours]:
+        signed.revoke_key(keyid, role)
+    for key in keys:
+        signed.add_key(key, role)
+
+
+def until(kind: str) -> datetime:
     now = datetime.now(timezone.utc).replace(microsecond=0)
     return now + timedelta(days=VALID[kind])

@@ -17,6 +17,7 @@ Every failure is an AudioError that says which file, what was found there and wh
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 import stat
@@ -25,7 +26,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -188,6 +189,28 @@ def open_audio(path: str | Path, *, raw: RawFormat | None = None) -> AudioSource
     except BaseException:
         os.close(fd)
         raise
+
+
+def compress(samples: NDArray[np.float32], codec: Literal["opus", "flac"]) -> bytes:
+    """f32 [n] in [-1, 1], 16 kHz mono -> a file: Opus in Ogg (24 kb/s), or FLAC (16 bits).
+
+    libsndfile turns its compression level into a bit rate; 0.93 measured 24 kb/s on speech. Raises
+    AudioError where it has no such codec.
+    """
+    import soundfile
+
+    layout: dict[str, Any] = {"format": "FLAC", "subtype": "PCM_16"}
+    if codec == "opus":
+        layout = {"format": "OGG", "subtype": "OPUS", "compression_level": 0.93}
+    file = io.BytesIO()
+    try:
+        with soundfile.SoundFile(file, "w", SAMPLE_RATE, 1, **layout) as sink:
+            sink.write(np.clip(samples, -1, 1))
+    except (soundfile.SoundFileError, RuntimeError, ValueError) as error:
+        raise AudioError(
+            f"libsndfile {soundfile.__libsndfile_version__} does not write {codec}: {error}"
+        ) from error
+    return file.getvalue()
 
 
 def _open_file(name: str, fd: int) -> AudioSource:

@@ -110,6 +110,11 @@ class Engine:
             )
         return engine
 
+    @property
+    def backend(self) -> Backend:
+        """What runs the graph."""
+        return self._backend
+
     def window(self, chunk_ms: int | None = None) -> Window:
         """The window of that chunk size, or the default. Raises ConfigError naming the choices."""
         if chunk_ms is None:

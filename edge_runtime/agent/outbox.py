@@ -262,6 +262,15 @@ class Outbox:
                 raise StorageError(f"{self._path}: cannot be cleaned: {error}") from error
             return count
 
+    def recorded_under(self, consent: str | None = None) -> list[str]:
+        """Ids of what is here, under this consent or, without one, of everything."""
+
+        def ids(database: sqlite3.Connection) -> list[str]:
+            query = "SELECT id FROM segments WHERE ?1 IS NULL OR consent = ?1"
+            return [id for (id,) in database.execute(query, (consent,))]
+
+        return self._transaction(ids)
+
     def tombstones(self, limit: int) -> list[Tombstone]:
         """Fates not yet reported, the oldest first."""
 

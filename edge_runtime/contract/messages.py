@@ -189,17 +189,14 @@ class UpdateReport(Record):
     target: Name  # version aimed at
     target_counter: Count  # its release counter
     state: Literal[
-        "checking",
         "downloading",
-        "verifying",
         "staging",
         "testing",
-        "switching",
         "probation",
         "committed",
         "rolled-back",
         "failed",
-    ]  # of the update
+    ]  # what is being done, as the device's record of updates names it, or what came of it
     running: Model | None  # what is running now, not what was asked for
     progress: Probability | None = None  # of the state, where known
     error: Line = ""  # why it failed or was rolled back

@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.errors import BundleTampered
 
+NOTHING = hashlib.sha256(b"").hexdigest()  # a delta against it is the file itself, compressed
 _MAGIC = b"vitconformer-delta-1\n"
 _KINDS = ("literal", "u8", "u16", "u32")  # those with bytes of their own, in their order
 _WIDTH = {"u8": 1, "u16": 2, "u32": 4}

@@ -39,6 +39,13 @@ class Durable:
         self._number = found[0][0] if found else 0
         return [content for _, content in found]
 
+    def load_or_nothing(self) -> list[bytes]:
+        """Likewise, for what can be done without: [] if it is damaged."""
+        try:
+            return self.load()
+        except Damaged:
+            return []
+
     def save(self, content: bytes) -> None:
         """Durable when this returns. Only after `load`."""
         number = self._number + 1

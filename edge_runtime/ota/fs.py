@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -54,11 +55,20 @@ class Fs(Protocol):
 class RealFs:
     """`Fs` on a directory of this machine."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, elsewhere: Mapping[str, Path] | None = None) -> None:
+        """`elsewhere`: directories that are seen under these names, and only read."""
         self.root = root
+        self._elsewhere = dict(elsewhere or {})
         root.mkdir(parents=True, exist_ok=True)
 
     def path(self, path: str) -> Path:
+        """Where it is, for reading."""
+        first, _, rest = path.partition("/")
+        return self._elsewhere[first] / rest if first in self._elsewhere else self.root / path
+
+    def _own(self, path: str) -> Path:
+        if path.partition("/")[0] in self._elsewhere:
+            raise PermissionError(f"{path}: is only read")
         return self.root / path
 
     def read(self, path: str) -> bytes:
@@ -84,24 +94,24 @@ class RealFs:
             return []
 
     def write(self, path: str, data: bytes) -> None:
-        self.path(path).write_bytes(data)
+        self._own(path).write_bytes(data)
 
     def append(self, path: str, data: bytes) -> None:
-        with self.path(path).open("ab") as sink:
+        with self._own(path).open("ab") as sink:
             sink.write(data)
 
     def rename(self, old: str, new: str) -> None:
-        self.path(old).replace(self.path(new))
+        self._own(old).replace(self._own(new))
 
     def remove(self, path: str) -> None:
-        target = self.path(path)
+        target = self._own(path)
         if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)
         else:
             target.unlink(missing_ok=True)
 
     def mkdir(self, path: str) -> None:
-        self.path(path).mkdir(exist_ok=True)
+        self._own(path).mkdir(exist_ok=True)
 
     def sync(self, path: str) -> None:
         handle = os.open(self.path(path), os.O_RDONLY)

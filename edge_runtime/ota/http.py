@@ -85,7 +85,8 @@ class HttpSource:
                 if since_bytes < limits.least_bytes_per_s * (now - since):
                     raise SourceError(
                         f"{url}: {since_bytes / (now - since):.0f} bytes a second are too slow "
-                        f"(at least {limits.least_bytes_per_s:.0f})"
+                        f"(at least {limits.least_bytes_per_s:.0f})",
+                        attack="slow retrieval",
                     )
                 since, since_bytes = now, 0
             if limits.most_bytes_per_s:

@@ -3,14 +3,15 @@
 ::
 
     record.0  record.1      what is remembered (`edge_runtime.ota.record`)
-    incoming/               the candidate while it arrives; a file that is not whole has a dot first
+    incoming/               the candidate while it arrives; a file that is not whole has a dot
+                            first, a delta a dash; `-` alone: no deltas for this one any more
     A/  B/                  bundles; which one runs is in the record, so a switch is one rename
     (golden)                the bundle the device was delivered with, elsewhere and read-only
 
     slots = Slots(RealFs(root), delivered=3, load=open_and_check)
     bundle = slots.start()                  # whatever happened before: a bundle that loads
     slots.offer(candidate)                  # from signed metadata
-    slots.download(fetch)                   # resumes where it was cut
+    slots.download(fetch, deltas)           # resumes where it was cut
     slots.stage()
     slots.test(self_test)                   # raises nothing: what fails is remembered
     bundle = slots.start()                  # the new one, on probation
@@ -21,11 +22,14 @@ Every step can be repeated after a crash, and `record.state` says which one is n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
-from edge_runtime.contract.bundle import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
+from edge_runtime.contract.bundle import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileEntry, Manifest
 from edge_runtime.errors import BundleError, BundleTampered, EdgeError
+from edge_runtime.ota import delta
+from edge_runtime.ota.errors import SourceError
 from edge_runtime.ota.fs import Fs
 from edge_runtime.ota.record import RecordStore
 from edge_runtime.ota.update import (
@@ -38,31 +42,47 @@ from edge_runtime.ota.update import (
     Healthy,
     Offered,
     Passed,
+    Record,
     Refused,
     Staged,
     Started,
     State,
+    Stopped,
+    Undone,
     after,
 )
 
 INCOMING = "incoming"
+DELTA = "delta"  # what a delta is asked for as; it has no other name than its digest
+_WHOLE = f"{INCOMING}/-"  # a delta of this release was no good: only whole files from now on
 SYNC_EVERY = 1 << 20  # bytes of a download that a power cut may cost
 
 Fetch = Callable[[str, str, int], Iterator[bytes]]  # (file, its SHA-256, from byte) -> the rest
+Deltas = Mapping[str, Mapping[str, FileEntry]]  # SHA-256 of a file -> that of a base -> the delta
+Observer = Callable[[Record, Event, Record], None]  # before, what happened, after
 T = TypeVar("T")
 
 
 class Slots(Generic[T]):
     """The bundles of one device. One process at a time: whoever makes one holds the lock."""
 
-    def __init__(self, fs: Fs, *, delivered: int, load: Callable[[str], T]) -> None:
+    def __init__(
+        self,
+        fs: Fs,
+        *,
+        delivered: int,
+        load: Callable[[str], T],
+        observe: Observer = lambda before, event, after: None,
+    ) -> None:
         """`delivered`: the release of the golden bundle.  `load(slot)` opens a slot's bundle with
-        all that makes it usable, and raises EdgeError if it is not.
+        all that makes it usable, and raises EdgeError if it is not.  `observe` is told of every
+        change once it is durable.
 
         Raises ConfigError if the record is damaged.
         """
         self._fs = fs
         self._load = load
+        self._observe = observe
         self._store = RecordStore(fs)
         self.record = self._store.load(delivered)
 
@@ -84,14 +104,22 @@ class Slots(Generic[T]):
                 except Refused:
                     raise error from None
 
-    def offer(self, candidate: Candidate) -> None:
+    def offer(self, candidate: Candidate, attempt: str = "") -> None:
         """Takes up a release. Raises Refused for one that is old, has failed, or comes too soon."""
-        self._apply(Offered(candidate))
+        self._apply(Offered(candidate, attempt))
         self._fs.remove(INCOMING)
 
-    def download(self, fetch: Fetch) -> None:
+    def download(
+        self,
+        fetch: Fetch,
+        deltas: Deltas | None = None,
+        refused: Callable[[str], None] = lambda why: None,
+    ) -> None:
         """Fetches what is not here yet. Whatever `fetch` raises goes on to the caller, who may try
         again later, or `give_up`.
+
+        A delta that does not lead to the file it is for is told to `refused`; from then on whole
+        files are fetched.
 
         Raises BundleTampered for bytes that are not those promised (they are gone again), and
         BundleError for a manifest that cannot be used.
@@ -112,6 +140,16 @@ class Slots(Generic[T]):
                 remedy="publish the release again",
             )
         for name, entry in manifest.files.items():
+            against = (deltas or {}).get(entry.sha256, {})
+            if against and fs.size(_WHOLE) < 0:
+                try:
+                    self._patch(fetch, name, entry, against)
+                except (BundleTampered, SourceError) as error:
+                    if isinstance(error, SourceError) and not error.for_good:
+                        raise
+                    fs.write(_WHOLE, b"")
+                    fs.sync(INCOMING)
+                    refused(f"{name}: delta: {error}")
             self._fetch(fetch, name, entry.sha256, entry.size)
         for name in fs.list(INCOMING):
             if name not in manifest.files and name != MANIFEST_NAME:
@@ -119,9 +157,9 @@ class Slots(Generic[T]):
         fs.sync(INCOMING)
         self._apply(Downloaded())
 
-    def give_up(self) -> None:
+    def give_up(self, reason: str = "it was withdrawn") -> None:
         """The release is no longer to be had: forget it, without holding it against it."""
-        self._apply(Gone())
+        self._apply(Gone(reason))
         self._tidy()
 
     def stage(self) -> None:
@@ -156,13 +194,26 @@ class Slots(Generic[T]):
         self._apply(Failed(reason))
         self._tidy()
 
+    def undo(self, reason: str) -> None:
+        """Goes back from a committed release; the next `start` runs the one before it.
+
+        Raises Refused if there is none.
+        """
+        self._apply(Undone(reason))
+
+    def stop(self) -> None:
+        """The process ends as it should."""
+        self._apply(Stopped())
+
     # -- inside ------------------------------------------------------------------------------------
 
     def _apply(self, event: Event) -> None:
-        record = after(self.record, event)
-        if record != self.record:
+        before = self.record
+        record = after(before, event)
+        if record != before:
             self._store.save(record)
             self.record = record
+            self._observe(before, event, record)
 
     def _candidate(self, state: State) -> Candidate:
         candidate = self.record.candidate
@@ -193,17 +244,49 @@ class Slots(Generic[T]):
         if same is not None:
             fs.write(part, fs.read(same))
         elif not self._is(part, sha256):
-            self._append(fetch, name, sha256, limit)
-        if not self._is(part, sha256):
-            fs.remove(part)  # a power cut may have spoilt what was there: from the start next time
-            raise BundleTampered(
-                "is not the file that was promised", file=name, expected=f"SHA-256 {sha256[:12]}…"
-            )
+            self._append(fetch, name, part, sha256, limit)
+        self._expect(part, name, sha256)
         fs.sync(part)
         fs.rename(part, whole)
 
-    def _append(self, fetch: Fetch, name: str, sha256: str, limit: int) -> None:
-        fs, part = self._fs, f"{INCOMING}/.{name}"
+    def _patch(
+        self, fetch: Fetch, name: str, entry: FileEntry, against: Mapping[str, FileEntry]
+    ) -> None:
+        """Makes `name` out of the smallest delta against a file that is here, if there is one.
+
+        Raises BundleTampered if that is not possible.
+        """
+        fs = self._fs
+        whole, part, patch = (f"{INCOMING}/{mark}{name}" for mark in ("", ".", "-"))
+        if self._is(whole, entry.sha256) or (fs.size(part) > 0 and fs.size(patch) < 0):
+            return  # it is here, or already on its way as a whole
+        ours = [f"{slot}/{name}" for slot in self.record.holds]
+        bases = {fs.sha256(path): path for path in ours if fs.size(path) >= 0}
+        if entry.sha256 in bases:
+            return
+        known = [sha256 for sha256 in against if sha256 in bases or sha256 == delta.NOTHING]
+        if not known:
+            return
+        base = min(known, key=lambda sha256: against[sha256].size)
+        wanted = against[base]
+        try:
+            if not self._is(patch, wanted.sha256):
+                self._append(fetch, DELTA, patch, wanted.sha256, wanted.size)
+            self._expect(patch, DELTA, wanted.sha256)
+            old = fs.read(bases[base]) if base in bases else b""
+            new = delta.apply(old, fs.read(patch), limit=entry.size)
+            if hashlib.sha256(new).hexdigest() != entry.sha256:
+                raise BundleTampered("makes another file than was signed", file=DELTA)
+        except BundleTampered:
+            fs.remove(patch)
+            raise
+        fs.write(part, new)
+        fs.sync(part)
+        fs.rename(part, whole)
+        fs.remove(patch)
+
+    def _append(self, fetch: Fetch, name: str, part: str, sha256: str, limit: int) -> None:
+        fs = self._fs
         if fs.size(part) >= limit:  # and still not what it should be
             fs.remove(part)
         size, unsynced = max(fs.size(part), 0), 0
@@ -219,3 +302,10 @@ class Slots(Generic[T]):
                 unsynced = 0
         if not size:
             fs.write(part, b"")
+
+    def _expect(self, part: str, name: str, sha256: str) -> None:
+        if not self._is(part, sha256):
+            self._fs.remove(part)  # a power cut may have spoilt what was there: from the start then
+            raise BundleTampered(
+                "is not the file that was promised", file=name, expected=f"SHA-256 {sha256[:12]}…"
+            )

@@ -13,11 +13,12 @@ python-tuf with three things around it that it leaves to its user:
     trust = Trust(fs, source, root=Path("root.json").read_bytes())
     release = trust.newest("en-demo")           # None: there is none for this family
     slots.offer(release.candidate)
-    slots.download(release.fetch)
+    slots.download(release.fetch, release.deltas)
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 import time
@@ -26,24 +27,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.contract.bundle import MANIFEST_NAME
+from edge_runtime.contract.bundle import MANIFEST_NAME, FileEntry
 from edge_runtime.ota.durable import Damaged, Durable
 from edge_runtime.ota.errors import SourceError, TrustError
 from edge_runtime.ota.fs import Fs
 from edge_runtime.ota.http import HttpSource
+from edge_runtime.ota.slots import Deltas
 from edge_runtime.ota.update import Candidate
 
 METADATA, TARGETS = "metadata/", "targets/"  # of a repository
+SEEN_EVERY_S = 6 * 3600.0  # the time is written down, where nothing else is new: flash wears out
 CLOCK_SLACK_S = 300.0  # that a clock may be set back by, as those of devices are now and then
 _LINK = "root.json"  # python-tuf makes it anew every time
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
     """A release that was signed for a family of models."""
 
     candidate: Candidate
     custom: Mapping[str, Any]  # what else was signed with it: what it needs of a device
+    needs: Mapping[str, Any]  # see `edge_runtime.ota.compat`
+    deltas: Deltas  # those there are, of any file against any base
+    size: int  # bytes of the bundle, 0 if nobody said
     folder: str  # in the repository
     source: HttpSource
 
@@ -73,13 +79,32 @@ class Trust:
         self._now = now
         self._durable = Durable(fs, "trust")
         self._seen_s = 0.0  # the latest time at which the repository was believed
+        self._saved: tuple[float, dict[str, str]] = (0.0, {})  # what is durable
         self.files: dict[str, str] = {}  # what is believed: python-tuf's cache, path -> content
         try:
             for content in self._durable.load()[:1]:
                 known = json.loads(content)
                 self._seen_s, self.files = known["seen_s"], known["files"]
+                self._saved = (self._seen_s, self.files)
         except Damaged:
             pass  # the floor of the record still guards against old releases
+
+    @property
+    def seen_s(self) -> float:
+        """When the repository was believed last, since 1970."""
+        return self._seen_s
+
+    def digests(self) -> dict[str, str]:
+        """What is believed, role by role: "VERSION SHA-256" of its newest metadata."""
+        found: dict[str, tuple[int, str]] = {}
+        for name, content in self.files.items():
+            role = name.removesuffix(".json").removeprefix("root_history/")
+            version = json.loads(content)["signed"]["version"]
+            if name.startswith("root_history/"):
+                role = "root"
+            if role not in found or version > found[role][0]:
+                found[role] = (version, hashlib.sha256(content.encode()).hexdigest())
+        return {role: f"{version} {digest}" for role, (version, digest) in sorted(found.items())}
 
     def newest(self, family: str) -> Release | None:
         """The release of a family that is to be run now, or None if there never was one.
@@ -132,7 +157,26 @@ class Trust:
                 f"{path}: is signed without its release, version and SHA-256",
                 attack="arbitrary software",
             )
-        return Release(Candidate(number, version, sha256), custom, folder, self._source)
+        try:
+            deltas = {
+                new: {base: _entry(**entry) for base, entry in found.items()}
+                for new, found in custom.get("deltas", {}).items()
+            }
+            needs, size = dict(custom.get("needs", {})), int(custom.get("size", 0))
+        except (TypeError, ValueError, AttributeError) as error:
+            raise TrustError(
+                f"{path}: what is signed with it is not understood: {error}",
+                attack="arbitrary software",
+            ) from error
+        return Release(
+            candidate=Candidate(number, version, sha256),
+            custom=custom,
+            needs=needs,
+            deltas=deltas,
+            size=size,
+            folder=folder,
+            source=self._source,
+        )
 
     def _unpack(self, folder: Path) -> None:
         for name, content in self.files.items():
@@ -147,8 +191,19 @@ class Trust:
             if path.name != _LINK or path.parent != folder
         }
         self.files = files
+        seen_s, known = self._saved
+        if files == known and self._seen_s < seen_s + SEEN_EVERY_S:
+            return
         content = {"seen_s": self._seen_s, "files": files}
-        self._durable.save(json.dumps(content, sort_keys=True).encode())
+        for _ in self._durable.files:  # both: one that is lost must not bring yesterday back
+            self._durable.save(json.dumps(content, sort_keys=True).encode())
+        self._saved = (self._seen_s, files)
+
+
+def _entry(sha256: str, size: int) -> FileEntry:
+    if not isinstance(sha256, str) or not isinstance(size, int):
+        raise ValueError(f"a delta is {sha256!r:.80}, {size!r:.20}")
+    return FileEntry(sha256=sha256, size=size)
 
 
 def _fetcher(source: HttpSource) -> Any:

@@ -63,6 +63,7 @@ class Record:
     floor: int
     state: State = State.IDLE
     candidate: Candidate | None = None  # in every state but IDLE
+    attempt: str = ""  # id of this try, in reports
     starts: int = 0  # of this state by this candidate
     failed: tuple[Failure, ...] = ()  # newest last
 
@@ -94,6 +95,7 @@ class Offered:
     """There is a release for this device."""
 
     candidate: Candidate
+    attempt: str = ""  # id of this try
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,8 @@ class Downloaded:
 @dataclass(frozen=True, slots=True)
 class Gone:
     """The release is no longer to be had, or another replaced it: no fault of its own."""
+
+    reason: str = "it was withdrawn"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,18 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class Stopped:
+    """The process ends as it should: this start is not held against what it was doing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Undone:
+    """Somebody who may decides that what runs, though committed, does not work here."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Broken:
     """The bundle in a slot cannot be loaded any more: the disk has lost or changed something."""
 
@@ -141,17 +157,32 @@ class Broken:
     reason: str
 
 
-Event = Offered | Downloaded | Gone | Staged | Passed | Healthy | Failed | Started | Broken
+Event = (
+    Offered
+    | Downloaded
+    | Gone
+    | Staged
+    | Passed
+    | Healthy
+    | Failed
+    | Undone
+    | Started
+    | Stopped
+    | Broken
+)
 
-# The whole of the machine but for Started and Broken, which can happen in every state.
+# The whole of the machine but for Started, Stopped and Broken, which can happen in every state.
 TABLE: dict[tuple[State, type[Event]], State] = {
     (State.IDLE, Offered): State.DOWNLOADING,
+    (State.IDLE, Undone): State.IDLE,
     (State.DOWNLOADING, Downloaded): State.STAGING,
     (State.DOWNLOADING, Gone): State.IDLE,
     (State.DOWNLOADING, Failed): State.IDLE,
     (State.STAGING, Staged): State.TESTING,
+    (State.STAGING, Gone): State.IDLE,
     (State.STAGING, Failed): State.IDLE,
     (State.TESTING, Passed): State.PROBATION,
+    (State.TESTING, Gone): State.IDLE,
     (State.TESTING, Failed): State.IDLE,
     (State.PROBATION, Healthy): State.IDLE,
     (State.PROBATION, Failed): State.IDLE,
@@ -162,6 +193,8 @@ def after(record: Record, event: Event) -> Record:
     """The record after `event`. Raises Refused."""
     if isinstance(event, Started):
         return _started(record)
+    if isinstance(event, Stopped):
+        return dataclasses.replace(record, starts=max(0, record.starts - 1))
     if isinstance(event, Broken):
         return _broken(record, event)
     state = TABLE.get((record.state, type(event)))
@@ -169,7 +202,11 @@ def after(record: Record, event: Event) -> Record:
         raise Refused(f"{type(event).__name__} while {record.state.value}")
     if isinstance(event, Offered):
         _check(record, event.candidate)
-        return dataclasses.replace(record, state=state, candidate=event.candidate, starts=0)
+        return dataclasses.replace(
+            record, state=state, candidate=event.candidate, attempt=event.attempt, starts=0
+        )
+    if isinstance(event, Undone):
+        return _undone(record, event)
     candidate = record.candidate
     assert candidate is not None  # in every state that is not IDLE
     was, record = record.state, dataclasses.replace(record, state=state, starts=0)
@@ -190,7 +227,7 @@ def after(record: Record, event: Event) -> Record:
         if was is State.PROBATION and len(record.holds) > 1:
             record = _without(record, record.running)
         record = _remember(record, Failure(candidate.release, event.reason))
-    return dataclasses.replace(record, candidate=None)
+    return dataclasses.replace(record, candidate=None, attempt="")
 
 
 def diagram() -> str:
@@ -220,6 +257,13 @@ def _started(record: Record) -> Record:
         doing = record.state.value
         return after(record, Failed(f"the process ended {MAX_STARTS} times while {doing} it"))
     return record
+
+
+def _undone(record: Record, event: Undone) -> Record:
+    if record.running == GOLDEN or len(record.holds) == 1:
+        raise Refused("there is no bundle to go back to")
+    failure = Failure(record.release, event.reason)
+    return _remember(_without(record, record.running), failure)
 
 
 def _broken(record: Record, event: Broken) -> Record:

@@ -239,9 +239,9 @@ def test_a_release_signed_by_another_family_or_by_nobody_is_refused(world: World
         world.release()
     # Nor can a family sign for another.
     de = Repository(world.repo, KeyRing.load(world.keys))
-    found = de._read("de", Targets)
+    found = de.read("de", Targets)
     found.signed.targets = dict(signed.signed.targets)
-    de._next("de", found, "family")
+    de.renew("de", found, "family")
     de.refresh()
     world.server.instead.clear()
     assert world.release("other") == 4

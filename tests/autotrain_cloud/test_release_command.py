@@ -23,7 +23,7 @@ def test_a_repository_is_made_filled_rotated_and_told_about(
     code, out, err = release("init", FAMILY)
     assert code == 0 and Path(out.strip()).is_file() and "root keys" in err
     made = bundle(tmp_path, 4)
-    assert release("publish", made.path, "--needs", "sm=87", "trt=10.3") == (0, "4\n", "")
+    assert release("publish", made.path, "--needs", "sm=87", "tensorrt=>=10.3") == (0, "4\n", "")
     code, _, err = release("publish", made.path, "--needs", "sm")
     assert code == 2 and "NAME=VALUE" in err
     code, _, err = release("publish", made.path)

@@ -9,12 +9,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.agent import uplink
+from edge_runtime.agent import exchange
 from edge_runtime.agent.outbox import Item
-from edge_runtime.agent.uplink import GRACE_MS, LAST_RETRY_MS, PAUSE_MS, RECEIPT_MS, Uplink
+from edge_runtime.agent.uplink import (
+    GRACE_MS,
+    LAST_RETRY_MS,
+    MAX_MESSAGES,
+    PACKET_TOO_LARGE,
+    PAUSE_MS,
+    RECEIPT_MS,
+    Uplink,
+)
 from edge_runtime.contract.codec import encode
-from edge_runtime.contract.messages import Birth, IngestState, Nack, Segment
-from edge_runtime.contract.records import Model
+from edge_runtime.contract.messages import (
+    Birth,
+    Command,
+    Consent,
+    Death,
+    IngestState,
+    Nack,
+    Segment,
+    Telemetry,
+)
+from edge_runtime.contract.records import Histogram, Model, Tombstone
 from tests.edge_runtime.agent.world import World
 
 HOUR = 3_600_000
@@ -62,6 +79,26 @@ def segments(count: int, size: int = 300) -> list[Item]:
     return items
 
 
+def tombstones(count: int) -> list[Tombstone]:
+    return [
+        Tombstone(
+            id=f"{1000 + number:032x}", fate="evicted", reason="made room", at_ms=number,
+            inclusion_probability=0.5,
+        )
+        for number in range(count)
+    ]  # fmt: skip
+
+
+def telemetry(sequence: int) -> Telemetry:
+    none = Histogram(bounds=(0.5,), counts=(0, 0), total=0.0)
+    return Telemetry(
+        session=1, sequence=sequence, start_ms=0, end_ms=1, model=MODEL, utterances=0, speech_s=0.0,
+        confidence=none, word_confidence=none, deletion_score=none, first_word_s=none, final_s=none,
+        real_time_factor=0.0, selected={}, vetoed={}, unsampled=0, queued=0, queued_bytes=0, dead=0,
+        crashes=0,
+    )  # fmt: skip
+
+
 @given(
     seed=st.integers(0, 1 << 32),
     count=st.integers(1, 15),
@@ -82,13 +119,16 @@ def test_every_segment_is_committed_once_and_none_is_deleted_before(
     items = segments(count, size)
     world = World(seed, items, badness=badness, **terms)
     world.refuse = {item.id for item in items if world.rng.random() < 0.1}
+    world.tombstones = {each.id: each for each in tombstones(count)}
     world.run(5 * RECEIPT_MS)  # asserts on the way that only what is committed is deleted
     world.badness = 0.0  # the network recovers: from here on all must arrive
     world.run(world.now + 3 * HOUR)
     assert world.outbox == {}
     assert set(world.dead) == world.refuse
+    assert world.tombstones == {}
+    assert world.reported == {each.id for each in tombstones(count)}
     good = {item.id: item.payload for item in items if item.id not in world.refuse}
-    assert world.store == good
+    assert {id: world.store[id] for id in world.commits} == good
     assert sorted(world.commits) == sorted(good)
     limit = terms.get("maximum_packet_size", 1 << 30)
     assert max(world.sent_bytes) < limit
@@ -125,11 +165,11 @@ def test_a_cloud_that_accepts_nothing_gets_nothing_until_it_does() -> None:
     assert world.sent_bytes == []
     assert len(world.outbox) == 30
     old = IngestState(accepting=True, version=4)
-    world.tell(uplink.Received(old))
+    world.tell(exchange.Received(old))
     world.run(2 * HOUR)
     assert world.sent_bytes == []
     world.state = IngestState(accepting=True, version=6)
-    world.tell(uplink.Received(world.state))
+    world.tell(exchange.Received(world.state))
     world.run(3 * HOUR)
     assert len(world.store) == 30
 
@@ -138,7 +178,7 @@ def test_a_cloud_that_says_nothing_is_believed_to_accept_after_a_while() -> None
     world = World(1, segments(3), badness=0.0)
     world.run(0)
     world.down.clear()
-    world.tell(uplink.Tick())
+    world.tell(exchange.Tick())
     world.down.clear()
     world.run(GRACE_MS - 1)
     assert world.sent_bytes == []
@@ -159,9 +199,9 @@ def test_reconnecting_is_spread_over_all_of_a_time_that_grows_to_its_bound() -> 
         machine = Uplink("a", 1, random.Random(seed))
         now = 0
         for attempt in range(12):
-            machine.handle(uplink.Tick(), now_ms=now)
-            [wait] = machine.handle(uplink.Disconnected(), now_ms=now)[-1:]
-            assert isinstance(wait, uplink.Wait)
+            machine.handle(exchange.Tick(), now_ms=now)
+            [wait] = machine.handle(exchange.Disconnected(), now_ms=now)[-1:]
+            assert isinstance(wait, exchange.Wait)
             delays[attempt].append(wait.until_ms - now)
             now = wait.until_ms
     for attempt, drawn in enumerate(delays):
@@ -207,8 +247,8 @@ def test_a_broker_that_refuses_is_left_alone_for_a_while_and_nothing_is_lost(cod
     world.acknowledging.clear()
     world.up.clear()
     for token in tokens:
-        for action in world.uplink.handle(uplink.Acknowledged(token, code), now_ms=world.now):
-            assert not isinstance(action, uplink.Ask | uplink.Publish | uplink.Delivered)
+        for action in world.uplink.handle(exchange.Acknowledged(token, code), now_ms=world.now):
+            assert not isinstance(action, exchange.Ask | exchange.Publish | exchange.Delivered)
             world.do(action)
     assert bool(world.warnings) == (code != 0x10)
     before = len(world.sent_bytes)
@@ -223,31 +263,31 @@ def test_a_segment_refused_for_now_is_not_asked_for_again_at_once() -> None:
     [item] = segments(1)
     machine = Uplink("a", 1, random.Random(1))
     birth = Birth(session=1, connected_ms=0, clock_is_set=True, agent="1", model=None)
-    accepting = uplink.Received(IngestState(accepting=True, version=1))
-    busy = uplink.Received(Nack(id=item.id, permanent=False, reason="busy"))
+    accepting = exchange.Received(IngestState(accepting=True, version=1))
+    busy = exchange.Received(Nack(id=item.id, permanent=False, reason="busy"))
     events = (
-        uplink.Tick(),
-        uplink.Connected(birth=birth),
+        exchange.Tick(),
+        exchange.Connected(birth=birth),
         accepting,
-        uplink.Offered((item,)),
+        exchange.Offered((item,)),
         busy,
     )
 
-    def asked(event: uplink.Event, now_ms: int) -> list[frozenset[str]]:
+    def asked(event: exchange.Event, now_ms: int) -> list[frozenset[str]]:
         actions = machine.handle(event, now_ms=now_ms)
-        return [action.exclude for action in actions if isinstance(action, uplink.Ask)]
+        return [action.exclude for action in actions if isinstance(action, exchange.Ask)]
 
     for event in events:
         asked(event, 0)
-    assert asked(uplink.Tick(), PAUSE_MS - 1) == [{item.id}]
-    assert asked(uplink.Tick(), PAUSE_MS) == [frozenset()]
+    assert asked(exchange.Tick(), PAUSE_MS - 1) == [{item.id}]
+    assert asked(exchange.Tick(), PAUSE_MS) == [frozenset()]
 
 
 def test_a_broken_connection_makes_nobody_wait_for_receipts_that_are_overdue() -> None:
     world = _sending()
     world.up.clear()
     world.hang_up()
-    world.tell(uplink.Disconnected())
+    world.tell(exchange.Disconnected())
     world.run(RECEIPT_MS // 2)
     assert len(world.store) == 60
 
@@ -259,7 +299,7 @@ def test_a_packet_that_the_broker_finds_too_large_is_cut_smaller() -> None:
     [(_, token)] = [entry for entry in world.acknowledging if entry[1] > 1]
     world.acknowledging.clear()
     world.up.clear()
-    world.tell(uplink.Acknowledged(token, uplink.PACKET_TOO_LARGE))
+    world.tell(exchange.Acknowledged(token, PACKET_TOO_LARGE))
     world.run(HOUR)
     assert world.store == {item.id: item.payload}
     assert [size > 60_000 for size in world.sent_bytes] == [True, False, False]
@@ -274,3 +314,77 @@ def test_a_restart_sends_again_what_was_in_flight_under_a_new_session() -> None:
     assert world.session == 2
     assert len(world.sent_bytes) == 80
     assert len(world.store) == 60
+
+
+@given(seed=st.integers(0, 1 << 32), badness=st.floats(0, 0.4), count=st.integers(1, 40))
+@settings(max_examples=30)
+def test_messages_that_no_receipt_answers_wait_until_the_broker_has_them(
+    seed: int, badness: float, count: int
+) -> None:
+    world = World(seed, [], badness=badness)
+    world.start = lambda: None  # type: ignore[method-assign]  # they do not outlive the process
+    for sequence in range(count):
+        world.tell(exchange.Say(telemetry(sequence)))
+        world.run(world.now + world.rng.randrange(1, 60_000))
+    world.badness = 0.0
+    world.run(world.now + 3 * HOUR)
+    arrived = [each.sequence for each in world.arrived if isinstance(each, Telemetry)]
+    assert set(arrived) == set(range(count))
+    assert world.uplink.waiting == 0
+    if not badness:
+        assert len(arrived) == count
+
+
+def test_a_message_that_nobody_listens_to_is_kept_and_one_that_is_refused_is_not() -> None:
+    for code, kept in ((0x10, True), (0x97, True), (0x87, False), (0x99, False)):
+        world = World(1, [], badness=0.0)
+        world.tell(exchange.Say(telemetry(7)))
+        world.run(1)
+        [(token, _)] = world.published.items()
+        world.acknowledging.clear()
+        world.tell(exchange.Acknowledged(token, code))
+        assert (world.uplink.waiting == 1) == kept
+        world.published.clear()
+        world.run(PAUSE_MS // 2)
+        assert telemetry(7) not in world.arrived
+        world.run(HOUR)
+        assert (telemetry(7) in world.arrived) == kept
+
+
+def test_the_oldest_telemetry_makes_room_when_too_much_waits() -> None:
+    machine = Uplink("a", 1, random.Random(1))
+    for sequence in range(MAX_MESSAGES):
+        machine.handle(exchange.Say(telemetry(sequence)), now_ms=0)
+    actions = machine.handle(exchange.Say(telemetry(MAX_MESSAGES)), now_ms=0)
+    assert machine.waiting == MAX_MESSAGES
+    assert [type(action) for action in actions] == [exchange.Warn, exchange.Wait]
+
+
+def test_what_is_for_others_is_handed_on() -> None:
+    world = World(1, [], badness=0.0)
+    consent = Consent(id="c", version=1, granted=True, from_ms=0)
+    command = Command(id="0" * 32, name="report", issued_ms=0, expires_ms=1)
+    for message in (consent, command):
+        world.tell(exchange.Received(message))
+    assert world.handed_on == [consent, command]
+
+
+def test_a_goodbye_is_said_and_then_nothing_more() -> None:
+    world = World(1, segments(3), badness=0.0)
+    world.run(1)
+    world.tell(exchange.Stop())
+    world.run(world.now + 10_000)
+    assert world.gone
+    assert [each for each in world.arrived if isinstance(each, Death)] == [
+        Death(session=1, graceful=True)
+    ]
+    assert [type(each) for each in world.uplink.handle(exchange.Tick(), now_ms=HOUR)] == [
+        exchange.Wait
+    ]
+
+
+def test_a_goodbye_without_a_connection_takes_no_time() -> None:
+    machine = Uplink("a", 1, random.Random(1))
+    machine.handle(exchange.Tick(), now_ms=0)
+    actions = machine.handle(exchange.Stop(), now_ms=5)
+    assert isinstance(actions[0], exchange.Hangup)

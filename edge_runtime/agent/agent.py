@@ -1,0 +1,404 @@
+"""The agent: recognising, recording, uploading, updating and looking after all of them.
+
+    agent = Agent(settings)
+    agent.run()                       # until `stop`, or the end of the files that are its sound
+
+Threads: `ear` (sound to words), `recorder` (words to the outbox), `uplink` (outbox to the cloud),
+`control` (what `vitconformer agent status` asks), and this one, which keeps house. None waits for
+another, and no failure of one ends the agent: it stands in the log and in the status, and
+recognising goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from edge_runtime import __version__
+from edge_runtime.agent import state as remembered
+from edge_runtime.agent.clock import clock_is_set, now_ms
+from edge_runtime.agent.config import AgentSettings, BrokerSettings
+from edge_runtime.agent.consent import Consents
+from edge_runtime.agent.control import Answer, Control
+from edge_runtime.agent.decisions import DecisionLog
+from edge_runtime.agent.desk import Desk
+from edge_runtime.agent.ear import Ear
+from edge_runtime.agent.gauges import providers, read_gauges
+from edge_runtime.agent.models import FixedModel, Models, open_recognizer
+from edge_runtime.agent.outbox import Outbox, Stats
+from edge_runtime.agent.problems import Problems
+from edge_runtime.agent.recorder import Recorder
+from edge_runtime.agent.requests import Requests
+from edge_runtime.agent.sources import Source, open_source
+from edge_runtime.agent.systemd import notify, watchdog_s
+from edge_runtime.agent.telemetry import Meter
+from edge_runtime.contract.messages import Birth, Message
+from edge_runtime.contract.records import Model
+from edge_runtime.errors import StorageError
+from edge_runtime.events import Event
+
+if TYPE_CHECKING:
+    from edge_runtime.agent.mqtt import Link
+    from edge_runtime.agent.prometheus import Exporter
+
+log = logging.getLogger("edge_runtime.agent")
+
+TICK_S = 1.0
+OBSERVE_S = 5.0  # between two looks at health and consent
+TIDY_S = 60.0  # between two looks at outbox, disk and clock
+STUCK_S = 60.0  # without a block, after which the ear counts as stuck and the watchdog may bite
+
+
+class Agent:
+    """See the module."""
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        *,
+        models: Models | None = None,
+        source: Source | None = None,
+        show: Callable[[Event], None] | None = None,
+        linger_s: float = 3.0,
+    ) -> None:
+        """`linger_s`: how long, in the end, what can still be sent is waited for.
+
+        Raises ConfigError for what only the device can check, and for a second agent.
+        """
+        self.settings = settings
+        self.problems = Problems()
+        self._stop = threading.Event()
+        self._heard_all = threading.Event()
+        state = settings.device.state
+        self._begun_ms = now_ms()
+        self._outbox: Outbox | None = None
+        self._open_outbox()
+        try:
+            self.session = remembered.next_session(state)
+        except StorageError as error:
+            self.problems.report("state", error)
+            self.session = (remembered.last_session(state) or 0) + 1
+        self.consents = Consents(state, settings.consent.file)
+        with self.problems.watching("consent"):
+            self.consents.refresh()
+        self._decisions = DecisionLog(state, settings.recording.decisions)
+        self._recorder = Recorder(
+            settings,
+            session=self.session,
+            outbox=lambda: self._outbox,
+            consent=lambda: self.consents.current,
+            problems=self.problems,
+            log=self._decisions,
+        )
+        self._desk = Desk(
+            self._recorder, Meter(self.session), self.problems, show=show, kept=self._kept
+        )
+        self.device = _device(settings)
+        self._requests = Requests(
+            consents=self.consents,
+            outbox=lambda: self._outbox,
+            problems=self.problems,
+            commands={"report": self._command_report, "status": self._command_status},
+            say=self._say,
+        )
+        self._link = None if settings.broker is None else self._new_link(settings.broker)
+        self._models = models or FixedModel(lambda: open_recognizer(settings.recognizer))
+        self._source = source or open_source(settings.audio, self.problems, self._stop)
+        self._gauges = providers()
+        self._ear_at = time.monotonic()
+        self._consented = self.consents.current
+        self._linger_s = linger_s
+        self._born: Model | None = None  # that the last birth named
+
+    def _new_link(self, broker: BrokerSettings) -> Link:
+        from edge_runtime.agent.mqtt import Link
+
+        return Link(
+            broker,
+            device=self.device,
+            session=self.session,
+            outbox=lambda: self._outbox,
+            birth=self._birth,
+            hand_on=self._requests.handle,
+            problems=self.problems,
+        )
+
+    def run(self) -> None:
+        """Until `stop` is called or the files are over, everything is recorded and said."""
+        ear = threading.Thread(target=self._listen, name="ear", daemon=True)
+        control = self._open_control()
+        prometheus = self._open_prometheus()
+        self._desk.start()
+        if self._link is not None:
+            self._link.start()
+        ear.start()
+        notify("READY=1")
+        try:
+            self._keep_house()
+        finally:
+            notify("STOPPING=1")
+            self._stop.set()
+            ear.join()
+            self._desk.stop()
+            self._leave()
+            for each in (control, prometheus, self._decisions, self._models, self._outbox):
+                if each is not None:
+                    each.close()
+
+    def _leave(self) -> None:
+        """The last reports, what else there is time for, and a goodbye."""
+        self._report()
+        if self._link is None:
+            return
+        self._link.wake()
+        until = time.monotonic() + self._linger_s
+        while time.monotonic() < until and self._unsent():
+            time.sleep(0.05)
+        self._link.stop()
+
+    def _unsent(self) -> bool:
+        """Whether something could still be sent: not where the broker cannot be reached."""
+        if self._link is None or self._link.status()["state"] == "down":
+            return False
+        stats = self._stats()
+        waits = stats is not None and (stats.queued or stats.unreported)
+        return bool(waits or self._link.waiting)
+
+    def stop(self) -> None:
+        """Finish the utterance, say goodbye, end. From any thread or signal handler."""
+        self._stop.set()
+
+    def _kept(self) -> None:
+        if self._link is not None:
+            self._link.wake()
+
+    def _say(self, message: Message) -> None:
+        if self._link is not None:
+            self._link.say(message)
+
+    def _birth(self) -> Birth:
+        consent = self.consents.current
+        self._born = self._desk.running
+        return Birth(
+            session=self.session,
+            connected_ms=now_ms(),
+            clock_is_set=clock_is_set(),
+            agent=__version__,
+            model=self._born,
+            hardware=self.settings.device.hardware[:500],
+            time_zone=self.settings.sampling.time_zone,
+            consent=consent.id if consent is not None and consent.granted else None,
+        )
+
+    def _open_control(self) -> Control | None:
+        answers: dict[str, Answer] = {
+            "status": lambda request: self.status(),
+            "erase": lambda request: {"segments": self._erase(request)},
+        }
+        try:
+            return Control(self.settings.device.state, answers)
+        except StorageError as error:
+            self.problems.report("control", error)
+            return None
+
+    def _open_prometheus(self) -> Exporter | None:
+        telemetry = self.settings.telemetry
+        if not telemetry.prometheus:
+            return None
+        from edge_runtime.agent.prometheus import Exporter
+
+        try:
+            return Exporter(telemetry, self._desk.totals, self._measured)
+        except OSError as error:
+            self.problems.report("prometheus", f"{telemetry.prometheus_address}: {error}")
+            return None
+
+    def _measured(self) -> dict[str, float]:
+        """Gauges, also of what waits."""
+        stats = self._stats()
+        found = read_gauges(self.settings.device.state, self._gauges)
+        if stats is not None:
+            found |= {
+                "queued": stats.queued,
+                "queued_bytes": stats.queued_bytes,
+                "dead": stats.dead,
+            }
+        return found
+
+    def _erase(self, request: Mapping[str, Any]) -> int:
+        if request.get("all"):
+            return self._requests.erase_all()
+        segments, consents = request.get("segments", []), request.get("consents", [])
+        return self._requests.erase(segments=map(str, segments), consents=map(str, consents))
+
+    def _command_report(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        self._report()
+        return {}
+
+    def _command_status(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {
+            "session": self.session,
+            "model": shown(self._desk.running),
+            "problems": self.problems.current(),
+        }
+
+    # The ear's thread.
+
+    def _listen(self) -> None:
+        settings = self.settings
+        ear = Ear(
+            self._models,
+            self._desk,
+            self.problems,
+            precision=settings.recognizer.precision,
+            margin_s=settings.recording.margin_s,
+            deletion_above=settings.sampling.deletion_above,
+        )
+        ear.start()
+        while not self._stop.is_set():
+            try:
+                for _, blocks in self._source.streams(ear.block_s):
+                    for block in blocks:
+                        ear.push(block)
+                        self._ear_at = time.monotonic()
+                    ear.end()
+                break
+            except Exception as error:  # no mistake of ours may end the listening
+                log.debug("the ear failed", exc_info=True)
+                self.problems.report("ear", f"failed and was begun anew: {error!r}")
+                self._stop.wait(TICK_S)
+        self._heard_all.set()
+
+    # Housekeeping.
+
+    def _keep_house(self) -> None:
+        now = time.monotonic()
+        observed = tidied = now - TIDY_S
+        reported = now
+        beat = watchdog_s()
+        while not self._stop.wait(min(TICK_S, beat or TICK_S)):
+            now = time.monotonic()
+            if now - self._ear_at < STUCK_S:
+                notify("WATCHDOG=1")
+            if self._heard_all.is_set():
+                return
+            if now - observed >= OBSERVE_S:
+                observed = now
+                self._observe()
+            if now - tidied >= TIDY_S:
+                tidied = now
+                self._tidy()
+            if now - reported >= self.settings.telemetry.interval_s:
+                reported = now
+                self._report()
+
+    def _observe(self) -> None:
+        with self.problems.watching("consent"):
+            self.consents.refresh()
+        self._withdraw_what_the_file_did()
+        with self.problems.watching("update"):
+            self._models.observe(self._desk.health())
+        if self._desk.running != self._born and self._link is not None:
+            self._link.say(self._birth())
+
+    def _tidy(self) -> None:
+        if self._outbox is None:
+            self._open_outbox()
+        if self._outbox is not None:
+            with self.problems.watching("outbox"):
+                self._outbox.expire(now_ms=now_ms())
+        if clock_is_set():
+            self.problems.clear("clock")
+        else:
+            self.problems.report("clock", "nobody has set it: times in segments are marked unsure")
+
+    def _withdraw_what_the_file_did(self) -> None:
+        """A consent file that was deleted takes what was recorded under it along."""
+        before, now = self._consented, self.consents.current
+        self._consented = now
+        if before is not None and self.settings.consent.file is not None and now != before:
+            gone = now is None or now.id != before.id or not now.granted
+            if gone:
+                with self.problems.watching("consent"):
+                    self._requests.withdraw(before.id)
+
+    def _report(self) -> None:
+        gauges = read_gauges(self.settings.device.state, self._gauges)
+        for report in self._desk.flush(self._stats(), gauges):
+            self._say(report)
+
+    def _open_outbox(self) -> None:
+        try:
+            self._outbox = Outbox.open(
+                self.settings.device.state, quota_bytes=self.settings.outbox.quota_mb * 1_000_000
+            )
+        except StorageError as error:
+            self.problems.report("outbox", error)
+        else:
+            self.problems.clear("outbox")
+
+    def _stats(self) -> Stats | None:
+        try:
+            return None if self._outbox is None else self._outbox.stats()
+        except StorageError as error:
+            self.problems.report("outbox", error)
+            return None
+
+    # What people ask.
+
+    def status(self) -> dict[str, Any]:
+        """How it is, as JSON values."""
+        stats = self._stats()
+        consent = self.consents.current
+        total = self._desk.totals()
+        return {
+            "running": True,
+            "pid": os.getpid(),
+            "agent": __version__,
+            "device": self.device,
+            "session": self.session,
+            "since_ms": self._begun_ms,
+            "model": shown(self._desk.running),
+            "update": self._models.status(),
+            "health": self._desk.health().to_json(),
+            "audio_s": round(total.audio_s, 1),
+            "missed_s": round(self._desk.missed_s, 1),
+            "utterances": total.utterances,
+            "selected": dict(total.selected),
+            "vetoed": dict(total.vetoed),
+            "crashes": total.crashes,
+            "outbox": None if stats is None else dataclasses.asdict(stats),
+            "budget": dataclasses.asdict(self._recorder.budget),
+            "consent": None
+            if consent is None
+            else {"id": consent.id, "version": consent.version, "granted": consent.granted},
+            "uplink": None if self._link is None else self._link.status(),
+            "problems": self.problems.current(),
+        }
+
+
+def _device(settings: AgentSettings) -> str:
+    """The name in the certificate, else in the settings. Raises ConfigError."""
+    if settings.broker is None or settings.broker.certificate is None:
+        return settings.device.name
+    from edge_runtime.agent.mqtt import device_of
+
+    return device_of(settings.broker) or settings.device.name
+
+
+def shown(model: Model | None) -> dict[str, Any] | None:
+    """A model as JSON values."""
+    if model is None:
+        return None
+    return {
+        "name": model.name,
+        "version": model.version,
+        "release_counter": model.release_counter,
+        "precision": model.precision,
+        "manifest_sha256": model.manifest_sha256.hex(),
+    }
