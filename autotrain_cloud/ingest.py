@@ -103,16 +103,21 @@ def judge(topic: str, payload: bytes) -> Judged:
             raise ContractError(f"is {channel.name}", field="topic", expected="a device's topic")
         message = decode(payload, allowed=channel.carries)
     except ContractError as error:
-        id = peek(payload, "id")
+        large = len(payload) > MAX_MESSAGE_BYTES
+        newer = error.field == "v"  # this side is to be updated, and then takes it
+        reason = "too-large" if large else "unsupported" if newer else "malformed"
+        refusal = Refusal(reason, str(error), permanent=not newer)
+        id = _id_at_front(payload) if large else peek(payload, "id")
         if id is not None and re.fullmatch(SEGMENT_ID.regex, id, re.ASCII) is None:
             id = None
-        reason = "malformed"
-        if len(payload) > MAX_MESSAGE_BYTES:
-            reason = "too-large"
-        newer = error.field == "v"  # this side is to be updated, and then takes it
-        refusal = Refusal("unsupported" if newer else reason, str(error), permanent=not newer)
         return Judged(topic, payload, device, id=id, refusal=refusal)
     return _judge_message(topic, payload, device, message)
+
+
+def _id_at_front(payload: bytes) -> str | None:
+    """Of something too large to be looked through: deterministic CBOR has short names first."""
+    found = re.search(rb"\x62id\x78\x20([0-9a-f]{32})", payload[:200])
+    return found[1].decode() if found else None
 
 
 def _judge_message(topic: str, payload: bytes, device: str | None, message: Message) -> Judged:

@@ -37,7 +37,7 @@ def seen(db: Connection, names: Collection[str], *, now_ms: int) -> None:
 
 
 def born(db: Connection, name: str, birth: Birth) -> bool:
-    """The device has connected; -> no: an old message, of a session before the last."""
+    """The device has connected; -> no: an old message, or the same one again."""
     facts = {
         "session": birth.session,
         "state": "online",
@@ -49,8 +49,9 @@ def born(db: Connection, name: str, birth: Birth) -> bool:
         "consent": birth.consent,
         **model_columns(birth.model),
     }
-    older = devices.c.session.is_(None) | (devices.c.session <= birth.session)
-    mine = (devices.c.name == name) & older
+    column = devices.c.session
+    again = (column == birth.session) & devices.c.connected_ms.is_distinct_from(birth.connected_ms)
+    mine = (devices.c.name == name) & (column.is_(None) | (column < birth.session) | again)
     return db.execute(update(devices).where(mine).values(**facts)).rowcount > 0
 
 
