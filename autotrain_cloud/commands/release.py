@@ -25,6 +25,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--needs", nargs="+", default=[], metavar="NAME=VALUE",
         help="signed with it, for devices to compare with what they are",
     )  # fmt: skip
+    publish.add_argument(
+        "--once", action="store_true",
+        help="if this very bundle is the release already, see that nothing of it is missing",
+    )  # fmt: skip
     revoke = verbs.add_parser("revoke", help="devices that do not run it yet will not")
     revoke.add_argument("family", metavar="FAMILY")
     rotate = verbs.add_parser("rotate", help="a new key for a role")
@@ -52,7 +56,12 @@ def run(args: argparse.Namespace) -> int:
         needs = dict(text.partition("=")[::2] for text in args.needs)
         if "" in needs or not all(needs.values()):
             raise ConfigError(f"--needs: expected NAME=VALUE, not {' '.join(args.needs)!r}")
-        print(repository.publish(Bundle.open(args.bundle), needs))
+        bundle = Bundle.open(args.bundle)
+        if not args.once:
+            repository.publish(bundle, needs)
+        elif not repository.publish_once(bundle, needs):
+            print("was published already", file=sys.stderr)
+        print(bundle.manifest.release_counter)
     elif args.action == "revoke":
         repository.revoke(args.family)
     elif args.action == "rotate":
