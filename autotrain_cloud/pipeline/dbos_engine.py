@@ -84,14 +84,16 @@ class DbosEngine:
         self._client.send(id, message, topic)
 
     def states(self) -> dict[str, State]:
-        found = self._client.list_workflows(name=QUEUE, load_input=False, load_output=False)
+        all_ = self._client.list_workflows(name=QUEUE, load_input=False, load_output=False)
+        failed = self._client.list_workflows(name=QUEUE, status="ERROR", load_input=False)
+        errors = {one.workflow_id: str(one.error) for one in failed}
         return {
             one.workflow_id: State(
                 id=one.workflow_id,
                 phase=_PHASES.get(one.status, "failed"),
-                error="" if one.status in _PHASES else f"{one.status}: {one.error or ''}",
+                error=errors.get(one.workflow_id, "" if one.status in _PHASES else one.status),
             )
-            for one in found
+            for one in all_
         }
 
     def work(self) -> None:

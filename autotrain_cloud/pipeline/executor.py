@@ -88,10 +88,12 @@ class LocalExecutor:
     def run(self, job: Job, *, cancelled: Callable[[], bool] = lambda: False) -> Outcome:
         end = job.folder / f"exit-{job.attempt}.json"
         started: subprocess.Popen[bytes] | None = None
+        over = False
         try:
             while not end.exists():
                 if cancelled():
                     supervise.end_all(job.id)
+                    over = True
                     return Outcome(ended="cancelled", reason="cancelled")
                 if started is not None and started.poll() is not None:
                     another = started.returncode == supervise.BUSY or self._running(job)
@@ -105,9 +107,10 @@ class LocalExecutor:
                 elif self._hung(job):
                     supervise.end_all(job.id)
                 time.sleep(self._poll_s)
+            over = True
             return self._read(job, end)
         finally:
-            if started is not None and end.exists():
+            if started is not None and over:
                 started.wait()  # its last moments, so that no zombie is left
 
     def _start(self, job: Job) -> subprocess.Popen[bytes]:
