@@ -27,12 +27,17 @@ timestamp last.  Whoever reads while a release is published sees the old one or 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import functools
+import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from securesystemslib.signer import CryptoSigner, Key, Signer
 from tuf.api.exceptions import UnsignedMetadataError
@@ -60,6 +65,8 @@ from edge_runtime.ota.compat import malformed
 VALID = {"root": 365, "targets": 365, "family": 92, "snapshot": 31, "timestamp": 7}  # days
 ROOT_KEYS, ROOT_THRESHOLD = 3, 2
 TOP_LEVEL = ("root", "targets", "snapshot", "timestamp")
+P = ParamSpec("P")
+T = TypeVar("T")
 PRETTY = JSONSerializer(compact=False)
 
 
@@ -135,12 +142,38 @@ class KeyRing:
         return found
 
 
+def _one_at_a_time(change: Callable[P, T]) -> Callable[P, T]:
+    @functools.wraps(change)
+    def alone(*args: P.args, **kwargs: P.kwargs) -> T:
+        repository: Any = args[0]
+        with repository._alone():
+            return change(*args, **kwargs)
+
+    return alone
+
+
 class Repository:
     """A repository on disk, and the keys at hand."""
 
     def __init__(self, folder: Path, keys: KeyRing) -> None:
         self.folder = folder
         self.keys = keys
+        self._depth = 0  # of `_alone`
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Of all processes that change the repository, one at a time; a killed one lets go."""
+        if self._depth:
+            yield
+            return
+        handle = os.open(self.keys.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            self._depth = 1
+            yield
+        finally:
+            self._depth = 0
+            os.close(handle)
 
     @classmethod
     def create(cls, folder: Path, keys_folder: Path, families: list[str]) -> Repository:
@@ -173,6 +206,32 @@ class Repository:
         made.write("timestamp", Metadata(timestamp))
         return made
 
+    @_one_at_a_time
+    def publish_once(
+        self, bundle: Bundle, needs: Mapping[str, Any] | None = None, *, last: int = deltas.LAST
+    ) -> bool:
+        """Publishes, unless this very bundle is the release already; -> whether it was not.
+
+        For whoever was cut off and cannot know how far it came: what is missing is done.
+        Raises ConfigError as `publish` does, for another bundle of the same release counter too.
+        """
+        family = bundle.manifest.name
+        found = self.read(family, Targets).signed
+        now = found.targets.get(f"models/{family}/{MANIFEST_NAME}")
+        content = (bundle.path / MANIFEST_NAME).read_bytes()
+        if now is None or now.hashes["sha256"] != hashlib.sha256(content).hexdigest():
+            self.publish(bundle, needs, last=last)
+            return True
+        snapshot = self.read("snapshot", Snapshot).signed
+        timestamp = self.read("timestamp", Timestamp).signed
+        if (
+            snapshot.meta[f"{family}.json"].version != found.version
+            or timestamp.snapshot_meta.version != snapshot.version
+        ):
+            self.refresh()
+        return False
+
+    @_one_at_a_time
     def publish(
         self, bundle: Bundle, needs: Mapping[str, Any] | None = None, *, last: int = deltas.LAST
     ) -> int:
@@ -216,6 +275,7 @@ class Repository:
         self.refresh()
         return manifest.release_counter
 
+    @_one_at_a_time
     def add(self, family: str) -> None:
         """A further family of models, with a key of its own."""
         targets = self.read("targets", Targets)
@@ -229,6 +289,7 @@ class Repository:
         self.renew("targets", targets, "targets")
         self.refresh()
 
+    @_one_at_a_time
     def prune(self, family: str, keep: int) -> int:
         """Removes what only releases before the `keep` newest need, and metadata as old; -> bytes.
 
@@ -250,6 +311,7 @@ class Repository:
                     path.unlink()
         return freed
 
+    @_one_at_a_time
     def revoke(self, family: str) -> None:
         """Devices that do not run the family's release yet will not take it up."""
         found = self.read(family, Targets)
@@ -259,6 +321,7 @@ class Repository:
         self.renew(family, found, "family")
         self.refresh()
 
+    @_one_at_a_time
     def rotate(self, role: str) -> None:
         """A new key for a role in the place of one that may be known to others, or is old.
 
@@ -281,10 +344,12 @@ class Repository:
             self.renew(role, self.read(role, Targets), "targets" if top else "family")
         self.refresh()
 
+    @_one_at_a_time
     def renew_targets(self) -> None:
         """Signs anew which families there are."""
         self.renew("targets", self.read("targets", Targets), "targets")
 
+    @_one_at_a_time
     def refresh(self) -> None:
         """Signs anew what says how fresh everything is: to be run daily, and after any change."""
         snapshot = self.read("snapshot", Snapshot)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -13,8 +14,8 @@ import onnx
 import torch
 
 from edge_runtime.bundle import Bundle, write_bundle
-from edge_runtime.contract.bundle import TOKENS_NAME, Manifest
-from edge_runtime.errors import BundleError
+from edge_runtime.contract.bundle import MANIFEST_NAME, TOKENS_NAME, Manifest
+from edge_runtime.errors import BundleError, ConfigError
 from training import checkpoint
 from training.config import PATCH_FRAMES
 from training.export import contract_metadata, parity, streaming_onnx
@@ -42,6 +43,51 @@ class Release:
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     training_data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     decoding: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    parent: str | None = None  # SHA-256 of the manifest of the bundle it succeeds
+
+    def trained_on(self, data: Sequence[Path]) -> Release:
+        """The same, with the digests of these files after those of what was trained on before."""
+        sets = [{"file": path.name, "sha256": _sha256(path)} for path in data]
+        before = self.training_data.get("datasets", [])
+        return dataclasses.replace(
+            self, training_data={**self.training_data, "datasets": [*before, *sets]}
+        )
+
+
+def _sha256(path: Path) -> str:
+    """Raises ConfigError for a file that cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def successor(parent: Path) -> tuple[Release, Path | None]:
+    """What a bundle made from the one at `parent` says of itself, and its language model.
+
+    Raises BundleError for a parent that does not verify.
+    """
+    bundle = Bundle.open(parent)
+    before = bundle.manifest
+    release = Release(
+        name=before.name,
+        version=_above(before.version),
+        release_counter=before.release_counter + 1,
+        default_chunk_ms=before.default_chunk_ms,
+        licence=before.licence,
+        training_data=before.training_data,
+        decoding=before.decoding,
+        parent=_sha256(parent / MANIFEST_NAME),
+    )
+    return release, bundle.file(before.lm) if before.lm is not None else None
+
+
+def _above(version: str) -> str:
+    """0.4.0 -> 0.5.0; a version that is no three numbers gets one more at its end."""
+    numbers = version.split(".")
+    if len(numbers) == 3 and all(number.isdigit() for number in numbers):
+        return f"{numbers[0]}.{int(numbers[1]) + 1}.0"
+    return f"{version}.1"
 
 
 @torch.no_grad()
@@ -135,6 +181,7 @@ def export_bundle(
         precisions={"float32": ENCODER_NAME},
         runtime={"onnxruntime": ">=1.20"},
         metrics=release.metrics,
+        parent=release.parent,
         licence=release.licence,
         training_data=release.training_data,
         confidence=CONFIDENCE_NAME if confidence is not None else None,

@@ -30,6 +30,8 @@ class ModelSection:
 class DataSection:
     train: tuple[str, ...] = ()  # feature stores
     weights: tuple[float, ...] = ()  # how often each is read per epoch; empty: once each
+    replay: tuple[str, ...] = ()  # stores of what must not be forgotten, read all alike …
+    replay_share: float = 0.5  # … so often that they are this share of the speech
     dev: tuple[str, ...] = ()
     tokenizer: str = ""  # directory with tokenizer.model and tokens.txt
     max_seconds: float = 80.0  # speech per batch and process, padding included
@@ -113,6 +115,7 @@ class Recipe:
             not self.data.weights or len(self.data.weights) == len(self.data.train),
             "data.weights: one weight per entry of data.train, or none at all",
         )
+        check(0 < self.data.replay_share < 1, "data.replay_share: between 0 and 1")
         check(
             self.optim.optimizer in ("adamw", "muon"),
             f"optim.optimizer: 'adamw' or 'muon', not {self.optim.optimizer!r}",

@@ -29,7 +29,7 @@ from training.data import Batch, BatchPlan, load_batches
 from training.feature_augment import FeatureAugmentConfig
 from training.model import Encoder, token_lengths
 from training.muon import Muon
-from training.recipe import OptimSection, Recipe
+from training.recipe import DataSection, OptimSection, Recipe
 from training.specaugment import SpecAugment
 from training.store import FeatureStore
 from training.tokenizer import Tokenizer
@@ -293,6 +293,24 @@ class _Forward(nn.Module):
         return encoder.log_probs(x), encoder.inter_head(inter).float().log_softmax(-1)
 
 
+def mixture(data: DataSection) -> tuple[tuple[FeatureStore, ...], tuple[float, ...]]:
+    """The stores of new and replayed speech, and how often each is read per epoch.
+
+    Raises ConfigError for a store that is missing or empty.
+    """
+    new = tuple(FeatureStore.open(Path(path)) for path in data.train)
+    old = tuple(FeatureStore.open(Path(path)) for path in data.replay)
+    weights = data.weights or (1.0,) * len(new)
+    if not old:
+        return new, weights
+    fresh = sum(w * store.seconds for w, store in zip(weights, new, strict=True))
+    kept = sum(store.seconds for store in old)
+    if not fresh or not kept:
+        raise ConfigError("data.train, data.replay: neither may be without speech")
+    passes = data.replay_share / (1 - data.replay_share) * fresh / kept
+    return new + old, weights + (passes,) * len(old)
+
+
 def latest(run: Path) -> Path | None:
     """The newest checkpoint of a run directory."""
     return max(run.glob("step-*.safetensors"), default=None)
@@ -314,9 +332,10 @@ def train(recipe: Recipe, run: Path, *, device: str = "cpu", curves: Curves | No
         model: nn.Module = _Forward(training.encoder)
         if process.world > 1:
             model = nn.parallel.DistributedDataParallel(model)
+        stores, weights = mixture(recipe.data)
         plan = BatchPlan(
-            stores=tuple(FeatureStore.open(Path(p)) for p in recipe.data.train),
-            weights=recipe.data.weights,
+            stores=stores,
+            weights=weights,
             tokenizer=tokenizer,
             max_frames=round(recipe.data.max_seconds * 100),
             max_utterance_s=recipe.data.max_utterance_s,

@@ -35,6 +35,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--deltas", type=int, default=3, metavar="K",
         help="make deltas against the last K releases (default: 3)",
     )  # fmt: skip
+    publish.add_argument(
+        "--once", action="store_true",
+        help="if this very bundle is the release already, see that nothing of it is missing",
+    )  # fmt: skip
     revoke = verbs.add_parser("revoke", help="devices that do not run it yet will not")
     revoke.add_argument("family", metavar="FAMILY")
     rotate = verbs.add_parser("rotate", help="a new key for a role")
@@ -90,7 +94,12 @@ def run(args: argparse.Namespace) -> int:
         needs = dict(text.partition("=")[::2] for text in args.needs)
         if "" in needs or not all(needs.values()):
             raise ConfigError(f"--needs: expected NAME=VALUE, not {' '.join(args.needs)!r}")
-        print(repository.publish(Bundle.open(args.bundle), needs, last=args.deltas))
+        bundle = Bundle.open(args.bundle)
+        if not args.once:
+            repository.publish(bundle, needs, last=args.deltas)
+        elif not repository.publish_once(bundle, needs, last=args.deltas):
+            print("was published already", file=sys.stderr)
+        print(bundle.manifest.release_counter)
     elif args.action == "add":
         repository.add(args.family)
     elif args.action == "prune":

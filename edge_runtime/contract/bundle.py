@@ -64,7 +64,7 @@ class Manifest:
     default_chunk_ms: int  # ms of audio per step when the user chooses nothing
     precisions: Mapping[str, str]  # "float32" -> "encoder.onnx"
     files: Mapping[str, FileEntry] = field(default_factory=dict)
-    parent: str | None = None  # version this one was made from
+    parent: str | None = None  # what this one was made from: its manifest's SHA-256, or version
     runtime: Mapping[str, str] = field(default_factory=dict)  # package -> version specifier
     metrics: Mapping[str, Any] = field(default_factory=dict)
     licence: str = ""
@@ -262,7 +262,7 @@ def _check(m: Manifest) -> None:
         "default_chunk_ms",
         f"one of {', '.join(map(str, m.chunks_ms))}",
     )
-    need(m.parent is None or matches(m.parent, _VERSION), "parent", "a version or null")
+    need(m.parent is None or matches(m.parent, _VERSION), "parent", "a SHA-256, a version or null")
     need(isinstance(m.licence, str), "licence", "text")
     need(isinstance(m.metrics, Mapping), "metrics", "an object")
     need(isinstance(m.training_data, Mapping), "training_data", "an object")

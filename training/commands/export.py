@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 import sys
@@ -25,9 +26,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--tokenizer", required=True, type=Path, help="directory of `vitconformer tokenizer`"
     )
     parser.add_argument("--out", required=True, type=Path, help="bundle directory to write")
-    parser.add_argument("--name", default="en-demo", help="bundle name [en-demo]")
-    parser.add_argument("--version", default="0.1.0", help="bundle version [0.1.0]")
-    parser.add_argument("--release", type=int, default=1, help="release counter, ever growing [1]")
+    parser.add_argument(
+        "--parent",
+        type=Path,
+        metavar="BUNDLE",
+        help="the bundle this one succeeds: its name, language model, decoding and licence are "
+        "kept, version and release counter go one up, and its digest is written down",
+    )
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="data sets that were trained on, whose digests are written down",
+    )
+    parser.add_argument("--name", help="bundle name [the parent's, or en-demo]")
+    parser.add_argument("--version", help="bundle version [above the parent's, or 0.1.0]")
+    parser.add_argument(
+        "--release", type=int, help="release counter, ever growing [above the parent's, or 1]"
+    )
     parser.add_argument(
         "--confidence", type=Path, help="confidence.json of `vitconformer confidence`"
     )
@@ -46,32 +64,40 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="also write the exported weights as safetensors, for fine-tuning",
     )
-    parser.add_argument("--chunk-ms", type=int, default=320, help="default chunk [320]")
+    parser.add_argument("--chunk-ms", type=int, help="default chunk [the parent's, or 320]")
 
 
 def run(args: argparse.Namespace) -> int:
     from edge_runtime.contract.bundle import DECODING, TOKENS_NAME
     from edge_runtime.errors import ConfigError
-    from training.bundle import CHUNKS_MS, Release, export_bundle
+    from training.bundle import CHUNKS_MS, Release, export_bundle, successor
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s", force=True)
-    if args.chunk_ms not in CHUNKS_MS:
+    if args.chunk_ms is not None and args.chunk_ms not in CHUNKS_MS:
         raise ConfigError(f"--chunk-ms {args.chunk_ms}: one of {', '.join(map(str, CHUNKS_MS))}")
+    release, lm = Release(), args.lm
+    if args.parent is not None:
+        release, inherited = successor(args.parent)
+        lm = lm or inherited
+    given = {
+        "name": args.name,
+        "version": args.version,
+        "release_counter": args.release,
+        "default_chunk_ms": args.chunk_ms,
+        "decoding": _json_object(args.decoding, *DECODING) or None,
+        **_json_object(args.facts, "metrics", "training_data", "licence"),
+    }
+    release = dataclasses.replace(release, **{k: v for k, v in given.items() if v is not None})
+    if args.data:
+        release = release.trained_on(args.data)
     bundle = export_bundle(
         args.checkpoint,
         args.tokenizer / TOKENS_NAME,
         args.out,
-        Release(
-            name=args.name,
-            version=args.version,
-            release_counter=args.release,
-            default_chunk_ms=args.chunk_ms,
-            **_json_object(args.facts, "metrics", "training_data", "licence"),
-            decoding=_json_object(args.decoding, *DECODING),
-        ),
+        release,
         half=args.weights == "float16",
         confidence=args.confidence,
-        lm=args.lm,
+        lm=lm,
         card=args.card,
         weights_out=args.checkpoint_out,
     )

@@ -25,6 +25,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="feature stores; weight = passes per epoch [1]",
     )
     parser.add_argument(
+        "--replay",
+        nargs="+",
+        metavar="STORE",
+        help="fine-tuning: stores of what must not be forgotten (data.replay_share of the speech)",
+    )
+    parser.add_argument(
+        "--init", type=Path, help="fine-tuning: checkpoint to start from, here run.init"
+    )
+    parser.add_argument(
         "--dev", nargs="+", metavar="STORE", help="feature stores of development data"
     )
     parser.add_argument("--tokenizer", help="directory of `vitconformer tokenizer`")
@@ -67,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
     if args.train:
         stores, weights = zip(*map(_weighted, args.train), strict=True)
         data = dataclasses.replace(data, train=stores, weights=weights)
+    if args.replay:
+        data = dataclasses.replace(data, replay=tuple(args.replay))
     if args.dev:
         data = dataclasses.replace(data, dev=tuple(args.dev))
     if args.tokenizer:
@@ -76,6 +87,10 @@ def run(args: argparse.Namespace) -> int:
             "name the data: --train STORE … --tokenizer DIR, or data.train in the recipe"
         )
     recipe = dataclasses.replace(recipe, data=data)
+    if args.init:
+        recipe = dataclasses.replace(
+            recipe, run=dataclasses.replace(recipe.run, init=str(args.init))
+        )
     curves = None
     if leads and not args.no_curves:
         from torch.utils.tensorboard import SummaryWriter

@@ -1,0 +1,269 @@
+"""The steps of a run as data: the one table of command lines, and what identifies a result.
+
+A command is a template.  `{out}` is the step's own folder, `{select}` that of an earlier step, any
+other name an input or a setting of the run; a name that stands alone may be a list; `[ ... ]` is
+left out when a name in it is empty.  What a step needs is what its template mentions, so its result
+is identified by a hash over the template, the inputs' contents, the settings, the results it builds
+on and the version of the code.  The same work is never done twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from edge_runtime.errors import ConfigError
+from edge_runtime.files import write_atomically
+
+_NAME = re.compile(r"\{([a-z_]+)\}")
+OUT = "out"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One command of a run."""
+
+    name: str
+    command: str  # a template; empty: this step is left out
+    makes: tuple[str, ...] = ()  # files that must be in its folder when it has succeeded
+    timeout_s: float = 3600.0
+    tries: int = 4  # before what is perhaps transient is left to a person
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Every name in the template but `{out}`."""
+        found = dict.fromkeys(_NAME.findall(self.command))
+        return tuple(name for name in found if name != OUT)
+
+    def argv(self, values: Mapping[str, str | Sequence[str]]) -> tuple[str, ...]:
+        """The command line. Raises ConfigError for a name that has no value."""
+        return tuple(self._words(values))
+
+    def _words(self, values: Mapping[str, str | Sequence[str]]) -> Iterator[str]:
+        held: list[str] | None = None  # the words of an open [ ... ]
+        empty = False
+        for word in shlex.split(self.command):
+            if word == "[" and held is None:
+                held, empty = [], False
+                continue
+            if word == "]" and held is not None:
+                yield from () if empty else held
+                held = None
+                continue
+            filled = self._fill(word, values)
+            empty = empty or not filled
+            if held is not None:
+                held += filled
+            elif not filled:
+                raise ConfigError(f"{self.name}: {word}: is empty, and its command needs it")
+            else:
+                yield from filled
+        if held is not None:
+            raise ConfigError(f"{self.name}: a [ without its ] in {self.command!r}")
+
+    def _fill(self, word: str, values: Mapping[str, str | Sequence[str]]) -> list[str]:
+        for name in _NAME.findall(word):
+            if name not in values:
+                raise ConfigError(
+                    f"{self.name}: {{{name}}} is neither an input, a setting nor an earlier step"
+                )
+        if not all(values[name] for name in _NAME.findall(word)):
+            return []
+        alone = _NAME.fullmatch(word)
+        if alone and not isinstance(value := values[alone[1]], str):
+            return list(value)
+        return [_NAME.sub(lambda found: self._one(found[1], values), word)]
+
+    def _one(self, name: str, values: Mapping[str, str | Sequence[str]]) -> str:
+        value = values[name]
+        if not isinstance(value, str):
+            raise ConfigError(f"{self.name}: {{{name}}} is a list and must stand alone")
+        return value
+
+
+# The whole pipeline.  A settings file may replace any command in its table [commands].
+STEPS: tuple[Step, ...] = (
+    Step(
+        name="select",
+        command="vitconformer cloud select [ --settings {select_settings} ] --out {out}",
+        makes=("train.jsonl", "dev.jsonl"),
+    ),
+    Step(
+        name="features",
+        command="vitconformer features --manifest {select}/train.jsonl --out {out}/store "
+        "--jobs {jobs}",
+        makes=("store/store.json",),
+    ),
+    Step(
+        name="dev_features",
+        command="vitconformer features --manifest {select}/dev.jsonl --out {out}/store",
+        makes=("store/store.json",),
+    ),
+    Step(
+        name="guard_features",
+        command="vitconformer features --manifest {guard_dev} --out {out}/store --jobs {jobs}",
+        makes=("store/store.json",),
+    ),
+    Step(
+        name="replay_features",
+        command="vitconformer features --manifest {replay} --out {out}/store --jobs {jobs}",
+        makes=("store/store.json",),
+        timeout_s=12 * 3600.0,
+    ),
+    Step(
+        name="retrain",
+        command="vitconformer train --recipe {recipe} --init {checkpoint} --tokenizer {tokenizer} "
+        "--train {features}/store --replay {replay_features}/store --threads {threads} "
+        "--no-curves --out {out}/run [ --set {train_set} ]",
+        timeout_s=24 * 3600.0,
+        tries=8,  # goes on from its last checkpoint
+    ),
+    Step(
+        name="interpolate",
+        command="vitconformer interpolate --old {checkpoint} --new {retrain}/run "
+        "--tokenizer {tokenizer} --target {dev_features}/store --guard {guard_features}/store "
+        "--tolerance {tolerance} --out {out}/model.safetensors --json",
+        makes=("model.safetensors",),
+    ),
+    Step(
+        name="export",
+        command="vitconformer export --checkpoint {interpolate}/model.safetensors "
+        "--tokenizer {tokenizer} --parent {champion} --out {out}/bundle",
+        makes=("bundle/manifest.json",),
+    ),
+    Step(
+        name="confidence",
+        command="vitconformer confidence --bundle {export}/bundle --manifest {guard_dev} "
+        "{select}/dev.jsonl --limit {confidence_limit} --out {out}/confidence.json",
+        makes=("confidence.json",),
+    ),
+    Step(
+        name="bundle",
+        command="vitconformer export --checkpoint {interpolate}/model.safetensors "
+        "--tokenizer {tokenizer} --parent {champion} --confidence {confidence}/confidence.json "
+        "--data {select}/train.jsonl {replay} --checkpoint-out {out}/model.safetensors "
+        "--out {out}/bundle",
+        makes=("bundle/manifest.json", "model.safetensors"),
+    ),
+    Step(
+        name="calibrate",
+        command="vitconformer calibrate --bundle {bundle}/bundle --manifest {guard_dev} "
+        "{select}/dev.jsonl --targets {targets} --chunks {chunks} --out {out}/int8 "
+        "--bundle-out {out}/bundle",
+        makes=("bundle/manifest.json",),
+    ),
+    Step(
+        name="gate",
+        command="vitconformer cloud gate [ --settings {gate_settings} ] --champion {champion} "
+        "--challenger {calibrate}/bundle --out {out}/verdict.json",
+        makes=("verdict.json",),
+    ),
+    Step(
+        name="publish",
+        command="vitconformer release --repo {repository} --keys {keys} publish --once "
+        "{calibrate}/bundle",
+        tries=20,
+    ),
+    # Nothing to start yet: devices take up what is published when they next look.
+    Step(name="rollout", command=""),
+)
+
+
+def plan(commands: Mapping[str, str], names: Sequence[str]) -> tuple[Step, ...]:
+    """The table with these commands in the place of its own, empty ones left out.
+
+    `names` are the inputs and settings there are.  Raises ConfigError for a step that does not
+    exist, or a template that names something nobody makes.
+    """
+    known = {step.name: step for step in STEPS}
+    for name in commands:
+        if name not in known:
+            raise ConfigError(f"commands.{name}: no such step; there are {', '.join(known)}")
+    found: list[Step] = []
+    for step in STEPS:
+        command = commands.get(step.name, step.command)
+        if not command.strip():
+            continue
+        # A command that was replaced makes what it makes; the next step will miss what it lacks.
+        changed = Step(
+            name=step.name, command=command, timeout_s=step.timeout_s, tries=step.tries,
+            makes=step.makes if command == step.command else (),
+        )  # fmt: skip
+        there = {*names, *(earlier.name for earlier in found)}
+        for need in changed.needs:
+            if need not in there:
+                raise ConfigError(
+                    f"commands.{step.name}: {{{need}}} is neither an input, a setting nor an "
+                    "earlier step"
+                )
+        found.append(changed)
+    return tuple(found)
+
+
+def key(
+    step: Step, code: str, inputs: Mapping[str, str], settings: Mapping[str, Any],
+    results: Mapping[str, str],
+) -> str:  # fmt: skip
+    """What identifies a step's result: 32 hex digits.
+
+    Args:
+        inputs: digest of the content of every input of the run.
+        results: key of every earlier step.
+    """
+    facts = {
+        "step": step.name,
+        "command": step.command,
+        "code": code,
+        "needs": {
+            name: inputs.get(name) or results.get(name) or settings.get(name) for name in step.needs
+        },
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, or of the names and digests of all files in a folder.
+
+    Raises ConfigError for what is not there or cannot be read.
+    """
+    try:
+        if path.is_dir():
+            lines = [
+                f"{digest(file)} {file.relative_to(path).as_posix()}"
+                for file in sorted(path.rglob("*"))
+                if file.is_file()
+            ]
+            if not lines:
+                raise ConfigError(f"{path}: is empty")
+            return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        found = hashlib.sha256()
+        with path.open("rb") as source:
+            while block := source.read(1 << 20):
+                found.update(block)
+        return found.hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+@cache
+def code_version() -> str:
+    """A digest of the source of every package that a step can run."""
+    root = Path(__file__).parents[2]
+    found = hashlib.sha256()
+    for package in ("edge_runtime", "training", "calibration", "autotrain_cloud"):
+        for file in sorted((root / package).rglob("*")):
+            if file.suffix in (".py", ".toml"):
+                found.update(f"{file.relative_to(root)} {digest(file)}\n".encode())
+    return found.hexdigest()[:16]
+
+
+def keep(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Writes what is known of a finished step beside what it made."""
+    write_atomically(folder / "result.json", json.dumps(facts, indent=1).encode())

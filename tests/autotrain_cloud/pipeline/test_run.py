@@ -1,0 +1,274 @@
+"""A run goes through its steps: done once, tried again, parked, rejected, approved, published."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from autotrain_cloud.pipeline import run as run_module
+from autotrain_cloud.pipeline import steps
+from autotrain_cloud.pipeline.executor import LocalExecutor
+from autotrain_cloud.pipeline.record import Plan, Run
+from autotrain_cloud.pipeline.run import Pipeline
+from autotrain_cloud.pipeline.workflows import Json
+from edge_runtime.errors import StorageError
+
+LEFT_OUT = dict.fromkeys((step.name for step in steps.STEPS), "")
+SELECT = "sh -c 'echo selected >> {log}; echo data > {out}/train.jsonl'"
+RETRAIN = "sh -c 'echo trained >> {log}; cat {select}/train.jsonl {checkpoint} > {out}/weights'"
+
+
+class Direct:
+    """An engine that remembers nothing: every step happens, sleeps are counted."""
+
+    def __init__(self, *messages: Json) -> None:
+        self.slept: list[float] = []
+        self.messages = list(messages)
+
+    def step(self, function: Callable[..., Json], *arguments: Json) -> Json:
+        return function(*json.loads(json.dumps(arguments)))
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+
+    def wait(self, topic: str, seconds: float) -> Json | None:
+        return self.messages.pop(0) if self.messages else None
+
+
+class World:
+    """A pipeline of small commands."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.log = folder / "log"
+        self.checkpoint = folder / "checkpoint"
+        self.checkpoint.write_text("weights\n")
+        self.pipeline = Pipeline(folder / "pipeline", LocalExecutor(poll_s=0.02), back_off_s=1.0)
+        self.context = Direct()
+
+    def plan(self, id: str = "r1", approval: bool = False, **commands: str) -> Plan:
+        wanted = commands or {"select": SELECT, "retrain": RETRAIN}
+        return Plan(
+            id=id, why="a test", code="1", commands=LEFT_OUT | wanted,
+            inputs={"checkpoint": (str(self.checkpoint),)}, settings={"log": str(self.log)},
+            needs_approval=approval,
+        )  # fmt: skip
+
+    def go(
+        self, id: str = "r1", *, attempt: int = 1, approval: bool = False, **commands: str
+    ) -> Run:
+        """The record after one walk; a run of this id is planned once."""
+        self.pipeline.runs.create(self.plan(id, approval, **commands))
+        state = self.pipeline.pipeline(self.context, {"run": id, "attempt": attempt})
+        found = self.pipeline.runs.read(id)
+        assert found.state == state
+        return found
+
+    def said(self) -> list[str]:
+        return self.log.read_text().split() if self.log.exists() else []
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_steps_build_on_one_another_and_all_of_it_is_written_down(world: World) -> None:
+    run = world.go()
+    assert run.state == "done" and [step.name for step in run.steps] == ["select", "retrain"]
+    select, retrain = run.steps
+    assert (Path(retrain.folder) / "weights").read_text() == "data\nweights\n"
+    assert retrain.needs == {"checkpoint": steps.digest(world.checkpoint), "select": select.key}
+    assert retrain.state == "done" and not retrain.again and retrain.tries == 1
+    assert 0 < retrain.started <= retrain.finished <= time.time()
+    assert run.cpu_seconds == select.cpu_seconds + retrain.cpu_seconds > 0
+    result = json.loads((Path(retrain.folder) / "result.json").read_text())
+    assert result["argv"] == list(retrain.argv) and result["needs"] == retrain.needs
+    assert not list(world.folder.glob("pipeline/results/*/*.work"))
+
+
+def test_what_is_made_is_not_made_again_unless_something_it_needs_has_changed(world: World) -> None:
+    first = world.go()
+    for run in (world.go(), world.go("r2")):
+        assert [step.key for step in run.steps] == [step.key for step in first.steps]
+    assert all(step.again for step in world.pipeline.runs.read("r2").steps)
+    assert world.pipeline.runs.read("r2").cpu_seconds == 0
+    assert world.said() == ["selected", "trained"]
+    world.checkpoint.write_text("other weights\n")
+    world.go("r3")
+    assert world.said() == ["selected", "trained", "trained"]
+
+
+def test_two_runs_that_need_the_same_make_it_once(world: World) -> None:
+    slow = "sh -c 'echo begun >> {log}; sleep 0.5; echo data > {out}/train.jsonl'"
+    worlds = [world, World(world.folder)]
+    threads = [
+        threading.Thread(target=one.go, args=(f"r{number}",), kwargs={"select": slow})
+        for number, one in enumerate(worlds)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert world.said() == ["begun"]
+    assert [world.pipeline.runs.read(id).state for id in ("r0", "r1")] == ["done", "done"]
+
+
+def test_a_killed_step_goes_on_in_what_it_had_made(world: World) -> None:
+    command = (
+        "sh -c 'echo begun >> {log}; if [ -e {out}/half ]; then touch {out}/whole; "
+        "else touch {out}/half; kill -9 $$; fi'"
+    )
+    run = world.go(select=command)
+    (select,) = run.steps
+    assert run.state == "done" and select.tries == 2 and (Path(select.folder) / "whole").exists()
+    assert world.said() == ["begun", "begun"] and world.context.slept == [1.0]
+
+
+def test_what_may_mend_itself_is_tried_with_longer_and_longer_pauses_then_parked(
+    world: World,
+) -> None:
+    run = world.go(select="sh -c 'echo begun >> {log}; echo the store is down >&2; exit 1'")
+    assert run.state == "parked" and run.reason == "select: the store is down (after 4 tries)"
+    assert world.context.slept == [1.0, 2.0, 4.0] and len(world.said()) == 4
+
+
+def test_a_wrong_setting_is_parked_at_once_and_the_run_goes_on_when_it_is_put_right(
+    world: World,
+) -> None:
+    missing = world.folder / "missing"
+    complaint = f"vitconformer: error: {missing}: is not there"
+    retrain = f"sh -c 'test -e {missing} || (echo {complaint} >&2; exit 2)'"
+    run = world.go(select=SELECT, retrain=retrain)
+    assert run.state == "parked" and run.reason == f"retrain: {missing}: is not there"
+    assert world.context.slept == []
+    missing.touch()
+    run = world.go(attempt=2)
+    assert run.state == "done" and run.attempt == 2 and run.reason == ""
+    assert world.said() == ["selected"]
+
+
+def test_a_step_that_did_not_make_what_the_next_one_needs_is_parked(world: World) -> None:
+    world.pipeline._table = lambda plan: (  # type: ignore[method-assign]
+        steps.Step(name="select", command="true", makes=("train.jsonl",)),
+    )
+    run = world.go()
+    assert run.state == "parked"
+    assert "succeeded without making train.jsonl" in run.reason
+
+
+def test_an_input_that_went_away_is_named(world: World) -> None:
+    world.checkpoint.unlink()
+    run = world.go()
+    assert run.state == "parked"
+    assert run.reason == f"retrain: {world.checkpoint}: cannot be read: No such file or directory"
+
+
+def test_a_full_disk_is_tried_again_and_then_said(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.pipeline._executor = LocalExecutor(poll_s=0.02, min_free=1 << 60)
+    run = world.go()
+    assert run.state == "parked" and "MB are needed to begin; make room" in run.reason
+    world.pipeline._executor = LocalExecutor(poll_s=0.02)
+    assert world.go(attempt=2).state == "done"
+    # A disk that is full for the record too: the result counts, and the next record has all.
+    write = world.pipeline.runs.write
+
+    def full(run: Run) -> None:
+        if any(step.finished for step in run.steps) and run.state == "running":
+            raise StorageError("no space left on device")
+        write(run)
+
+    monkeypatch.setattr(world.pipeline.runs, "write", full)
+    assert world.go("r2", select=SELECT + " ").state == "done"
+
+
+def test_the_gate_rejects_with_its_reasons(world: World) -> None:
+    verdict = json.dumps({"promote": False, "reasons": ["slice en/car: +3.1 %", "slower by 12 %"]})
+    (world.folder / "verdict.json").write_text(verdict)
+    gate = f"cp {world.folder}/verdict.json {{out}}/verdict.json"
+    run = world.go(select=SELECT, gate=gate, publish="touch {out}/published")
+    assert run.state == "rejected"
+    assert run.reason == "gate: slice en/car: +3.1 %; slower by 12 %"
+    assert [step.name for step in run.steps] == ["select", "gate"]
+    assert world.go(attempt=2).state == "rejected"  # its verdict is remembered as such
+
+
+def test_a_gate_without_a_verdict_is_no_yes(world: World) -> None:
+    run = world.go(gate="sh -c 'echo [] > {out}/verdict.json'")
+    assert run.state == "parked" and "is no verdict" in run.reason
+
+
+PUBLISH = {"select": SELECT, "publish": "sh -c 'echo published >> {log}'"}
+YES = {"approve": True, "cancel": False, "by": "ada", "why": ""}
+
+
+@pytest.mark.parametrize(
+    ("message", "state", "reason"),
+    [
+        (YES, "done", ""),
+        ({**YES, "approve": False, "why": "not on a Friday"}, "rejected",
+         "publish: ada said no: not on a Friday"),
+        ({**YES, "approve": False, "cancel": True}, "cancelled", "cancelled by ada"),
+        (None, "parked", "publish: nobody approved it within 14 days"),
+    ],
+)  # fmt: skip
+def test_a_person_decides_before_anything_is_published(
+    world: World, message: Json, state: str, reason: str
+) -> None:
+    waited: list[Run] = []
+
+    def wait(topic: str, seconds: float) -> Json:
+        waited.append(world.pipeline.runs.read("r1"))
+        return message
+
+    world.context.wait = wait  # type: ignore[method-assign]
+    run = world.go(approval=True, **PUBLISH)
+    assert (run.state, run.reason) == (state, reason)
+    assert [one.state for one in waited] == ["waiting"]
+    assert ("published" in world.said()) == (state == "done")
+    if state == "done":
+        assert run.approved_by == "ada"
+        assert world.go(attempt=2).state == "done" and len(waited) == 1  # asked once
+
+
+def test_cancelling_stops_a_step_and_the_run(world: World) -> None:
+    command = "sh -c 'echo begun >> {log}; sleep 1000'"
+    found: list[Run] = []
+    thread = threading.Thread(target=lambda: found.append(world.go(select=command)))
+    thread.start()
+    deadline = time.monotonic() + 30
+    while not world.said() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    world.pipeline.runs.ask_to_cancel("r1")
+    thread.join()
+    assert found[0].state == "cancelled" and found[0].reason == "select: cancelled"
+    assert world.go(attempt=2).state == "cancelled"  # until somebody resumes it
+    assert world.said() == ["begun"]
+
+
+def test_the_next_run_goes_on_from_what_was_published(world: World) -> None:
+    world.go(bundle="true", calibrate="true", publish="true")
+    crowned = json.loads((world.folder / "pipeline" / "champion.json").read_text())
+    run = world.pipeline.runs.read("r1")
+    steps_ = {step.name: step for step in run.steps}
+    assert crowned == {
+        "champion": f"{steps_['calibrate'].folder}/bundle",
+        "checkpoint": f"{steps_['bundle'].folder}/model.safetensors",
+    }
+
+
+def test_a_record_and_a_plan_read_back_as_they_were_written(world: World) -> None:
+    run = world.go()
+    plan = world.plan()
+    assert world.pipeline.runs.plan("r1") == plan
+    assert dataclasses.replace(world.pipeline.runs.read("r1")) == run
+    assert world.pipeline.runs.ids() == ["r1"] and world.pipeline.runs.open() == []
+    assert run_module.state_of(run) == "done"
