@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from autotrain_cloud.monitor.evidence import Floats
+Floats = NDArray[np.float64]
 
 TOP = 0.1  # above the centre
 

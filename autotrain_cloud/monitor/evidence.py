@@ -22,33 +22,30 @@ the streams depend on each other.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-Floats = NDArray[np.float64]
-
-SHARES = np.array([1 / 16, 1 / 8, 1 / 4, 1 / 2, 1]) * 0.9  # of the largest bet that cannot lose all
+SHARES = tuple(
+    0.9 * share for share in (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
+)  # of the largest bet that cannot lose all
 
 
-def log_factors(gaps: Floats, reach: Floats, weights: Floats) -> Floats:
-    """What a look multiplies a unit by, as a logarithm for each of SHARES: f64 [bets].
+def log_factors(
+    gaps: Sequence[float], reach: Sequence[float], weights: Sequence[float]
+) -> tuple[float, ...]:
+    """What a look multiplies a unit by, as a logarithm for each of SHARES.
 
-    gaps: m − y, positive where it was worse; reach: top − m > 0; weights: 0 to 1; all f64 [n].
-    The null hypothesis is then about the weighted mean.
+    gaps: m - y, positive where it was worse; reach: top - m > 0; weights: 0 to 1; one each per
+    observation. The null hypothesis is then about the weighted mean.
     """
-    if not len(gaps):
-        return np.zeros(len(SHARES))
-    if np.any(gaps < -reach - 1e-9) or np.any(reach <= 0):
-        raise ValueError("an observation lies above its bound")
-    largest = float(np.max(weights * reach))
+    stakes = [w * gap for w, gap in zip(weights, gaps, strict=True)]
+    reaches = [w * far for w, far in zip(weights, reach, strict=True)]
+    largest = max(reaches, default=0.0)
     if largest <= 0:
-        return np.zeros(len(SHARES))
-    bets = SHARES[:, None] / largest * (weights * gaps)[None, :]
-    found: Floats = np.log1p(bets).sum(axis=1)
-    return found
+        return (0.0,) * len(SHARES)
+    if any(stake < -far - 1e-9 for stake, far in zip(stakes, reaches, strict=True)):
+        raise ValueError("an observation lies above its bound")
+    return tuple(sum(math.log1p(share / largest * s) for s in stakes) for share in SHARES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,33 +56,38 @@ class EDetector:
     log_best: tuple[float, ...] = (0.0,) * len(SHARES)  # of the best single beginning
     begun: tuple[int, ...] = (0,) * len(SHARES)  # look of that beginning
 
-    def after(self, factors: Floats, look: int) -> EDetector:
+    def after(self, factors: Sequence[float], look: int) -> EDetector:
         """After a look with these `log_factors`."""
-        log_m = np.asarray(self.log_stake) + factors
-        best = np.asarray(self.log_best)
-        begun = np.where(best > 0, self.begun, look)  # a product below one starts again
-        best = np.maximum(best, 0) + factors
-        return EDetector(
-            tuple(np.logaddexp(0, log_m).tolist()), tuple(best.tolist()), tuple(begun.tolist())
-        )
+        stake, best, begun = [], [], []
+        for i, factor in enumerate(factors):
+            stake.append(_log1p_exp(self.log_stake[i] + factor))
+            # A product below one begins again.
+            begun.append(self.begun[i] if self.log_best[i] > 0 else look)
+            best.append(max(self.log_best[i], 0.0) + factor)
+        return EDetector(tuple(stake), tuple(best), tuple(begun))
 
     @property
     def log_evidence(self) -> float:
         """log M, where M is the average over the bets; -inf before the first look."""
-        m = np.asarray(self.log_stake)
-        with np.errstate(divide="ignore"):
-            logs = m + np.log(-np.expm1(-m))
-        return log_mean(logs)
+        return log_mean([m + math.log(-math.expm1(-m)) if m else -math.inf for m in self.log_stake])
 
     @property
     def change(self) -> int:
         """The look at which a change most likely began, if there was one."""
-        return self.begun[int(np.argmax(self.log_best))]
+        return self.begun[max(range(len(self.begun)), key=self.log_best.__getitem__)]
 
 
-def log_mean(logs: Floats) -> float:
+def log_mean(logs: Sequence[float]) -> float:
     """log of the mean of exp(logs)."""
-    return float(np.logaddexp.reduce(logs)) - math.log(len(logs))
+    top = max(logs)
+    if top == -math.inf:
+        return top
+    return top + math.log(sum(math.exp(log - top) for log in logs) / len(logs))
+
+
+def _log1p_exp(x: float) -> float:
+    """log(1 + exp(x)) without overflow."""
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
 def e_bh(log_evidence: Mapping[str, float], alpha: float) -> dict[str, float]:

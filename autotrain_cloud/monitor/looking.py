@@ -20,7 +20,7 @@ import numpy as np
 from autotrain_cloud.monitor.alarms import Alarm, Closed, explained
 from autotrain_cloud.monitor.baseline import STATISTICS, Baseline, Statistic, weight
 from autotrain_cloud.monitor.blocks import Block, DeviceState
-from autotrain_cloud.monitor.evidence import EDetector, Floats, e_bh, log_factors, log_mean
+from autotrain_cloud.monitor.evidence import EDetector, e_bh, log_factors, log_mean
 from autotrain_cloud.monitor.settings import MonitorSettings
 
 RECENT = 60  # looks kept for explanations
@@ -192,24 +192,21 @@ def _weighed(
     for statistic in STATISTICS:
         centres = [m.baseline.centres[statistic.name] for m in group]
         values = np.array([m.total.mean(statistic.name) for m in group])
-        seen = np.array(
-            [c.observation(statistic, v) for c, v in zip(centres, values.tolist(), strict=True)]
-        )
-        least = np.array([c.look.mean for c in centres]) - _tolerance(statistic, settings)
-        least -= margins[stream.model][statistic.name] * shrink
-        top = np.array([c.top for c in centres])
+        slack = _tolerance(statistic, settings)
+        slack += margins[stream.model][statistic.name] * shrink
+        gaps, reach = [], []
+        for centre, value in zip(centres, values.tolist(), strict=True):
+            least = centre.look.mean - slack
+            gaps.append(least - centre.observation(statistic, value))
+            reach.append(max(centre.top - least, LEAST_REACH))
         detector = stream.detectors.get(statistic.name, EDetector())
-        factors = _factors(seen, least, top, weights)
+        factors = log_factors(gaps, reach, weights.tolist())
         detectors[statistic.name] = detector.after(factors, fleet.looks)
         now[statistic.name] = float(np.average(values, weights=utterances))
         usual[statistic.name] = float(np.average([c.value for c in centres], weights=utterances))
     glance = Glance(fleet.looks, fleet.since_ms, len(group), int(utterances.sum()), usual, now)
     recent = (*stream.recent, glance)[-RECENT:]
     return dataclasses.replace(stream, detectors=detectors, recent=recent)
-
-
-def _factors(seen: Floats, least: Floats, top: Floats, weights: Floats) -> Floats:
-    return log_factors(least - seen, np.maximum(top - least, LEAST_REACH), weights)
 
 
 def _after_look(
@@ -229,11 +226,10 @@ def _after_look(
         for statistic in STATISTICS:
             name = statistic.name
             centre = state.baseline.centres[name]
-            seen = np.array([centre.observation(statistic, b.mean(name)) for b in state.blocks])
             least = centre.block.mean - margin[name] - _tolerance(statistic, settings)
-            factors = _factors(
-                seen, np.full(len(seen), least), np.full(len(seen), centre.top), np.array(counts)
-            )
+            gaps = [least - centre.observation(statistic, b.mean(name)) for b in state.blocks]
+            reach = [max(centre.top - least, LEAST_REACH)] * len(gaps)
+            factors = log_factors(gaps, reach, counts)
             detectors[name] = state.detectors.get(name, EDetector()).after(factors, at)
         return dataclasses.replace(state, blocks=(), recent=recent, detectors=detectors)
     warmup = (*state.warmup, state.blocks)
@@ -249,7 +245,7 @@ def _after_look(
 
 def _evidence(detectors: Mapping[str, EDetector]) -> float:
     """Of any of the statistics: the average of e-detectors is one."""
-    return log_mean(np.array([each.log_evidence for each in detectors.values()]))
+    return log_mean([each.log_evidence for each in detectors.values()])
 
 
 # --- alarms ---------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ class MonitorSettings:
     look_ms: int = DAY_MS  # a day averages over the hours, which differ
     false_alarms: float = 0.1  # expected at most in 30 looks: fleet and slices together
     false_tickets: float = 1.0  # the same, of all devices together
-    confidence_tolerance: float = 0.02  # a fall of the mean that is not worth a retraining
+    confidence_tolerance: float = 0.015  # a fall of the mean that is not worth a retraining
     upload_tolerance: float = 0.03  # a rise of the share that devices want to upload
     warmup_looks: int = 5  # of a device with a model, before they are compared with themselves
     warmup_utterances: int = 100  # in those
