@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime import judging
 from edge_runtime.audio import open_audio
 from edge_runtime.confidence import ConfidenceMap, WordFeatures
 from edge_runtime.confidence_fit import fit_confidence
 from edge_runtime.confidence_metrics import summary
 from edge_runtime.errors import ConfigError
-from edge_runtime import judging
 from edge_runtime.manifest import Utterance
 from edge_runtime.recognizer import Recognizer
 from training.augment import AUGMENTATIONS, Augmenter
