@@ -42,10 +42,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def judge(bundle: Path, utterances: Sequence[Utterance], chunk_ms: int) -> dict[str, Any]:
     """All metrics over one test set."""
-    from edge_runtime import confidence_metrics
-    from edge_runtime.metrics import align
+    from edge_runtime import confidence_metrics, judging
     from edge_runtime.recognizer import Recognizer
-    from training.evaluate import recognise
 
     recognizer = Recognizer.open(bundle, chunk_ms=chunk_ms, precision="float32")
     confidences: list[float] = []
@@ -54,13 +52,12 @@ def judge(bundle: Path, utterances: Sequence[Utterance], chunk_ms: int) -> dict[
     complete: list[bool] = []
     for utterance in utterances:
         pieces = measure.blocks(measure.load(utterance.audio_filepath), BLOCK_MS)
-        finals = recognise(recognizer, pieces)
-        words = [word for final in finals for word in final.words]
-        alignment = align(utterance.text.split(), [word.word for word in words])
-        confidences += [word.confidence for word in words]
-        right += [expected == word for expected, word in alignment.pairs if word is not None]
+        finals = judging.recognise(recognizer, pieces)
+        judged = judging.judge(utterance.text, finals)
+        confidences += [word.confidence for word in judged.words]
+        right += judged.right
         scores.append(1 - max((final.deletion_score for final in finals), default=0.0))
-        complete.append(alignment.counts.deletions == 0)
+        complete.append(judged.counts.deletions == 0)
     return {
         **confidence_metrics.summary(confidences, right),
         "deletions_auroc": confidence_metrics.auroc(scores, complete),

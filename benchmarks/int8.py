@@ -23,7 +23,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -216,10 +215,9 @@ def agreement(
 
 def accuracy(bundle: Path, int8: str, utterances: Sequence[Utterance]) -> dict[str, Any]:
     """Both error rates over one set, and what lies between them."""
-    from edge_runtime import confidence_metrics
-    from edge_runtime.metrics import ErrorCounts, align, corpus_rate, paired_difference
+    from edge_runtime import confidence_metrics, judging
+    from edge_runtime.metrics import ErrorCounts, corpus_rate, paired_difference
     from edge_runtime.recognizer import Recognizer
-    from training.evaluate import recognise
 
     counts: dict[str, list[ErrorCounts]] = {}
     ece = {}
@@ -228,12 +226,11 @@ def accuracy(bundle: Path, int8: str, utterances: Sequence[Utterance]) -> dict[s
         confidences: list[float] = []
         right: list[bool] = []
         for utterance in utterances:
-            finals = recognise(recognizer, [measure.load(utterance.audio_filepath)])
-            found = list(chain.from_iterable(final.words for final in finals))
-            alignment = align(utterance.text.split(), [word.word for word in found])
-            counts.setdefault(precision, []).append(alignment.counts)
-            confidences += [word.confidence for word in found]
-            right += [expected == word for expected, word in alignment.pairs if word is not None]
+            finals = judging.recognise(recognizer, [measure.load(utterance.audio_filepath)])
+            judged = judging.judge(utterance.text, finals)
+            counts.setdefault(precision, []).append(judged.counts)
+            confidences += [word.confidence for word in judged.words]
+            right += judged.right
         ece[precision] = confidence_metrics.summary(confidences, right)["ece"]
     difference = paired_difference(list(zip(counts[FLOAT], counts[int8], strict=True)))
     return {

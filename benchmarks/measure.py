@@ -20,7 +20,6 @@ import json
 import os
 import platform
 import shlex
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,6 +33,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import EdgeError
+from edge_runtime.timing import alternate as alternate
+from edge_runtime.timing import median_ratio as median_ratio
 
 if TYPE_CHECKING:
     from edge_runtime.manifest import Utterance
@@ -224,20 +225,6 @@ def child(function: Callable[..., Mapping[str, Any]], **options: Any) -> dict[st
         raise RuntimeError(f"{name}.{function.__name__} failed:\n{done.stderr[-2000:]}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
-
-
-def alternate(systems: Mapping[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:
-    """A B B A A B …: each system `repeats` times, in an order that turns round."""
-    found: dict[str, list[T]] = {name: [] for name in systems}
-    for i in range(repeats):
-        for name in list(systems)[:: -1 if i % 2 else 1]:
-            found[name].append(systems[name]())
-    return found
-
-
-def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
-    """Median of the ratios of neighbours in time, which share whatever disturbed them."""
-    return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
 
 
 def percentiles(values: Sequence[float], *ranks: int) -> dict[str, float]:

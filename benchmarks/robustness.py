@@ -100,7 +100,7 @@ def nothing() -> Iterator[tuple[str, Samples]]:
 
 
 def recognise(recognizer: Recognizer, samples: Samples) -> str:
-    from training.evaluate import recognise as finals
+    from edge_runtime.judging import recognise as finals
 
     blocks = measure.blocks(samples, recognizer.chunk_ms)
     return " ".join(final.text for final in finals(recognizer, blocks) if final.text)

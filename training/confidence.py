@@ -14,16 +14,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime import judging
 from edge_runtime.audio import open_audio
 from edge_runtime.confidence import ConfidenceMap, WordFeatures
 from edge_runtime.confidence_fit import fit_confidence
 from edge_runtime.confidence_metrics import summary
 from edge_runtime.errors import ConfigError
 from edge_runtime.manifest import Utterance
-from edge_runtime.metrics import align
 from edge_runtime.recognizer import Recognizer
 from training.augment import AUGMENTATIONS, Augmenter
-from training.evaluate import recognise
 
 HELD_BACK = 0.2  # share of recordings that judge the map instead of making it
 
@@ -76,14 +75,9 @@ def judge(
             versions.append(augmenter(samples, rng, babble=babble))
         babble = [samples] if len(samples) else []
         for version in versions:
-            words = [w for final in recognise(recognizer, [version]) for w in final.words]
-            pairs = align(utterance.text.split(), [word.word for word in words]).pairs
-            right = [said == heard for said, heard in pairs if heard is not None]
-            found.append(
-                JudgedWords(
-                    tuple(recorder.words[int(word.confidence)] for word in words), tuple(right)
-                )
-            )
+            judged = judging.judge(utterance.text, judging.recognise(recognizer, [version]))
+            features = tuple(recorder.words[int(word.confidence)] for word in judged.words)
+            found.append(JudgedWords(features, judged.right))
             recorder.words.clear()
     return found
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from edge_runtime.audio import open_audio
 from edge_runtime.bundle import Bundle
 from edge_runtime.decoding import BeamConfig, GreedyConfig
-from edge_runtime.events import Final
 from edge_runtime.features import open_frontend
+from edge_runtime.judging import recognise
 from edge_runtime.manifest import Utterance
 from edge_runtime.metrics import ErrorCounts, char_errors, word_errors
 from edge_runtime.recognizer import Recognizer
@@ -161,13 +161,6 @@ def evaluate_checkpoint(
     for index, log_probs in decode_features(encoder, load_features(utterances), chunk):
         texts[index] = units.decode(greedy_ids(log_probs))
     return Report(chunk_ms, tuple(Result(u, t) for u, t in zip(utterances, texts, strict=True)))
-
-
-def recognise(recognizer: Recognizer, blocks: Iterable[NDArray[np.float32]]) -> list[Final]:
-    """The finals of one recording."""
-    stream = recognizer.stream()
-    events = [event for block in blocks for event in stream.push(block)]
-    return [event for event in (*events, *stream.finish()) if isinstance(event, Final)]
 
 
 def evaluate_bundle(

@@ -59,6 +59,8 @@ def open_onnx(model: Path, *, threads: int = 1) -> OnnxBackend:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     options.add_session_config_entry("session.load_model_format", "ONNX")  # whatever its name
+    # Without VNNI the kernels for signed weights overflow in 16 bits; this takes those that do not.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 4  # failures arrive as exceptions; stderr belongs to the program
     before = hugepages.mapped()

@@ -1,0 +1,342 @@
+"""Two error rates over the same recordings, and how much of their difference may be chance.
+
+Utterances of one speaker are not independent: a model that suits a voice is better at all of its
+utterances.  So speakers (or devices) are the blocks that are resampled, in pairs (Liu & Peng,
+arXiv:1912.09508).  With few of them the plain block bootstrap still promotes too often; here
+
+* the standard error is that of the jackknife over blocks (CR3: Bell & McCaffrey 2002), which does
+  not let a large block hide behind its own leverage;
+* a bound is the more careful one of two: bootstrap-t over blocks (Efron 1981), which knows about
+  skewness, and Student's t with the effective number of blocks less one (Carter, Schnepel &
+  Steigerwald 2017), which knows about few and unequal ones.
+
+`benchmarks/gate.py` measures what comes of it.
+
+All differences are the challenger's errors less (1 + margin) times the champion's, per word of the
+reference: below zero the challenger is better, or not worse by the margin.  A relative margin
+inside the statistic needs no known error rate of the champion.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.metrics import ErrorCounts
+
+Array = NDArray[np.float64]
+
+DRAWS = 4000
+_AT_ONCE = 1 << 22  # weights held in memory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocks:
+    """Errors of both models, summed over each speaker or device: vectors of one length, [K]."""
+
+    names: tuple[str, ...]
+    words: Array  # of the references
+    champion: Array  # errors
+    challenger: Array
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[str, ErrorCounts, ErrorCounts]]) -> Blocks:
+        """From `(block, champion, challenger)` of each utterance."""
+        sums: dict[str, list[int]] = {}
+        for name, champion, challenger in pairs:
+            one = sums.setdefault(name, [0, 0, 0])
+            one[0] += champion.reference_length
+            one[1] += champion.errors
+            one[2] += challenger.errors
+        table = np.array([sums[name] for name in sorted(sums)], np.float64).reshape(-1, 3)
+        return cls(
+            names=tuple(sorted(sums)),
+            words=table[:, 0],
+            champion=table[:, 1],
+            challenger=table[:, 2],
+        )
+
+    @property
+    def wer(self) -> tuple[float, float]:
+        """Of the champion and of the challenger, pooled; NaN without words."""
+        total = self.words.sum()
+        if not total:
+            return math.nan, math.nan
+        return float(self.champion.sum() / total), float(self.challenger.sum() / total)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What the blocks say about `challenger - (1 + margin) * champion`."""
+
+    champion: float  # WER
+    challenger: float
+    margin: float  # relative
+    level: float  # one-sided, of `low` and `high`
+    difference: float  # WER of the challenger less the champion's, without the margin
+    low: float  # bounds on `difference`, each one-sided
+    high: float
+    p: float  # of seeing this if the challenger were worse by the margin; small: it is not
+    worse_p: float  # of seeing this if the challenger were no worse at all; small: it is worse
+    blocks: int
+    effective_blocks: float
+    words: int
+
+    @property
+    def passed(self) -> bool:
+        return self.p < self.level
+
+    @property
+    def relative(self) -> float:
+        """Difference as a share of the champion's WER; NaN where that is 0."""
+        return self.difference / self.champion if self.champion else math.nan
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "wer": {"champion": self.champion, "challenger": self.challenger},
+            "difference": self.difference,
+            "relative": _finite(self.relative),
+            "interval": [_finite(self.low), _finite(self.high)],
+            "level": self.level,
+            "margin": self.margin,
+            "p": self.p,
+            "worse_p": self.worse_p,
+            "blocks": self.blocks,
+            "effective_blocks": self.effective_blocks,
+            "words": self.words,
+        }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def compare(
+    blocks: Blocks, *, margin: float = 0.0, level: float = 0.05, draws: int = DRAWS, seed: int = 0
+) -> Comparison:
+    """The comparison; the same for the same seed.
+
+    Raises ValueError with fewer than two blocks, or without words.
+    """
+    words, champion, challenger = blocks.words, blocks.champion, blocks.challenger
+    if len(words) < 2 or not words.sum():
+        raise ValueError("needs words of at least two speakers")
+    weights = _Weights(len(words), draws, seed)
+    shifted = _Statistic.of(challenger - (1 + margin) * champion, words, weights)
+    plain = shifted if not margin else _Statistic.of(challenger - champion, words, weights)
+    before, after = blocks.wer
+    return Comparison(
+        champion=before,
+        challenger=after,
+        margin=margin,
+        level=level,
+        difference=plain.value,
+        low=plain.lower(level),
+        high=plain.upper(level),
+        # Where nobody makes an error nobody is worse.
+        p=shifted.p_below() if champion.any() or challenger.any() or not margin else 0.0,
+        worse_p=plain.p_above(),
+        blocks=len(words),
+        effective_blocks=effective_blocks(words),
+        words=int(words.sum()),
+    )
+
+
+def effective_blocks(words: Array) -> float:
+    """How many equal blocks carry as much information as these unequal ones."""
+    return float(len(words) / (1 + words.var() / words.mean() ** 2))
+
+
+class _Weights:
+    """How often each of K blocks is drawn, in chunks of draws."""
+
+    def __init__(self, blocks: int, draws: int, seed: int) -> None:
+        self.blocks, self.draws, self._seed = blocks, draws, seed
+
+    def __iter__(self) -> Any:
+        rng = np.random.default_rng(self._seed)  # the same draws each time: statistics are paired
+        step = max(1, _AT_ONCE // self.blocks)
+        for first in range(0, self.draws, step):
+            count = min(step, self.draws - first)
+            share = np.full(self.blocks, 1 / self.blocks)
+            yield rng.multinomial(self.blocks, share, size=count).astype(np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class _Statistic:
+    """A ratio of sums over blocks, its standard error, and both distributions of their quotient."""
+
+    value: float
+    error: float  # standard; 0 if all blocks agree exactly
+    freedom: float
+    drawn: Array = field(repr=False)  # (value* - value) / error* of every draw, ascending
+
+    @classmethod
+    def of(cls, change: Array, words: Array, weights: _Weights) -> _Statistic:
+        count, total = len(words), words.sum()
+        value = float(change.sum() / total)
+        residual = change - value * words
+        leverage = np.minimum(words / total, 1 - 1e-9)
+        variance = (count - 1) / count * np.square(residual / (1 - leverage)).sum() / total**2
+        drawn = []
+        squares, products, sizes = change * change, change * words, words * words
+        for drawn_weights in weights:
+            n = np.maximum(drawn_weights @ words, 1e-9)  # draws of nobody who said a word
+            ratio = drawn_weights @ change / n
+            spread = (
+                drawn_weights @ squares
+                - 2 * ratio * (drawn_weights @ products)
+                + ratio**2 * (drawn_weights @ sizes)
+            )
+            error = np.sqrt(np.maximum(spread, 0) * count / (count - 1)) / n
+            # One block drawn K times has no spread: such a draw counts against whoever asks.
+            with np.errstate(divide="ignore", invalid="ignore"):
+                drawn.append(np.where(error > 1e-15, (ratio - value) / error, np.nan))
+        return cls(
+            value,
+            float(np.sqrt(variance)) if variance > 1e-24 else 0.0,
+            max(1.0, effective_blocks(words) - 1),
+            np.sort(np.concatenate(drawn)),
+        )
+
+    def p_below(self) -> float:
+        """Of a value this low or lower if the truth were 0."""
+        if not self.error:
+            return 0.0 if self.value < 0 else 1.0
+        t = self.value / self.error
+        beyond = np.count_nonzero((self.drawn <= t) | np.isnan(self.drawn))
+        return max(_student(t, self.freedom), (int(beyond) + 1) / (len(self.drawn) + 1))
+
+    def p_above(self) -> float:
+        """Of a value this high or higher if the truth were 0."""
+        mirrored = _Statistic(-self.value, self.error, self.freedom, np.sort(-self.drawn))
+        return mirrored.p_below()
+
+    def upper(self, level: float) -> float:
+        if not self.error:
+            return self.value
+        worst = np.where(np.isnan(self.drawn), -np.inf, self.drawn)
+        quantile = np.quantile(worst, level, method="lower")
+        return self.value + self.error * max(-float(quantile), _quantile(1 - level, self.freedom))
+
+    def lower(self, level: float) -> float:
+        mirrored = _Statistic(-self.value, self.error, self.freedom, np.sort(-self.drawn))
+        return -mirrored.upper(level)
+
+
+def _student(t: float, freedom: float) -> float:
+    from scipy import stats
+
+    return float(stats.t.cdf(t, freedom))
+
+
+def _quantile(share: float, freedom: float) -> float:
+    from scipy import stats
+
+    return float(stats.t.ppf(share, freedom))
+
+
+def holm(p: Mapping[str, float], level: float) -> dict[str, float]:
+    """The level that each p-value must be below (Holm 1979): all of them hold together at `level`.
+
+    A name that follows one that failed gets the level 0, as the procedure stops there.
+    """
+    levels: dict[str, float] = {}
+    stopped = False
+    for rank, name in enumerate(sorted(p, key=p.__getitem__)):
+        levels[name] = 0.0 if stopped else level / (len(p) - rank)
+        stopped = stopped or p[name] >= levels[name]
+    return levels
+
+
+# --- power ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assumptions:
+    """How a challenger differs from its champion, before there is one.
+
+    `churn`: share of the champion's errors that a retrained model of equal quality makes good,
+    making as many new ones.  `effect`: standard deviation over speakers of the relative change.
+    """
+
+    churn: float = 0.4
+    effect: float = 0.15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Power:
+    """What a set can show."""
+
+    detectable: float  # relative difference found at `power`; infinite if none would be
+    power: float
+    level: float
+    wer: float  # of the champion
+    blocks: int
+    effective_blocks: float
+    words: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "detectable": _finite(self.detectable),
+            "power": self.power,
+            "level": self.level,
+            "wer": self.wer,
+            "blocks": self.blocks,
+            "effective_blocks": self.effective_blocks,
+            "words": self.words,
+        }
+
+
+def detectable(
+    words: Sequence[float] | Array,
+    errors: Sequence[float] | Array,
+    *,
+    level: float = 0.05,
+    power: float = 0.8,
+    assumptions: Assumptions = Assumptions(),
+    before: Blocks | None = None,
+) -> Power:
+    """The relative difference that a set detects, from the champion's own errors per speaker.
+
+    The variance of a speaker's difference is that of the errors that come and go, as many words as
+    `churn` says, and of the speaker's own effect.  With `before`, an earlier pair of models on this
+    set, both are measured instead of assumed.
+
+    For superiority it is the improvement that will be seen; for non-inferiority the margin that two
+    equal models can prove: the same number.
+    """
+    n, e = np.asarray(words, np.float64), np.asarray(errors, np.float64)
+    n, e = n[n > 0], e[n > 0]
+    if len(n) < 2 or not e.sum():
+        rate = float(e.sum() / n.sum()) if n.sum() else math.nan
+        return Power(
+            detectable=math.inf, power=power, level=level, wer=rate, blocks=len(n),
+            effective_blocks=effective_blocks(n) if len(n) else 0.0, words=int(n.sum()),
+        )  # fmt: skip
+    total = n.sum()
+    if before is not None:
+        change = before.challenger - before.champion
+        residual = change - change.sum() / before.words.sum() * before.words
+        count = len(change)
+        per_block = np.square(residual).sum() * count / (count - 1) / before.words.sum() ** 2
+        variance = per_block * (before.words.sum() / total)  # a set twice as large: half of it
+    else:
+        variance = np.sum(2 * assumptions.churn * e + (assumptions.effect * e) ** 2) / total**2
+    freedom = max(1.0, effective_blocks(n) - 1)
+    needed = _quantile(1 - level, freedom) + _quantile(power, freedom)
+    rate = float(e.sum() / total)
+    return Power(
+        detectable=float(needed * np.sqrt(variance) / rate),
+        power=power,
+        level=level,
+        wer=rate,
+        blocks=len(n),
+        effective_blocks=effective_blocks(n),
+        words=int(total),
+    )
