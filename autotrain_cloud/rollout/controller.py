@@ -16,7 +16,7 @@ release gets that.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from autotrain_cloud.rollout import failures, quality
 from autotrain_cloud.rollout.log import (
@@ -136,14 +136,7 @@ class Rollout:
             if progress[device].status == COMMITTED
             and progress[device].counter == self.plan.release.counter
         ]  # fmt: skip
-        updated = updated[-quality.PANEL :]
-        control: list[str] = []
-        # From the end of the order: those that will be updated last.
-        for device in sorted(self.devices.buckets, key=self.devices.buckets.__getitem__)[::-1]:
-            if device in progress or len(control) == quality.PANEL:
-                break
-            control.append(device)
-        return updated, control
+        return updated[-quality.PANEL :], self.devices.last(quality.PANEL)
 
     # --- what people decide -----------------------------------------------------------------------
 
@@ -502,14 +495,3 @@ class Rollout:
 
 def _power(log: float) -> str:
     return f"10^{log / math.log(10):.1f}"
-
-
-def shares_of(rollout: Rollout) -> Mapping[str, float]:
-    """Of the fleet, by status of the devices; for people."""
-    total = max(1, len(rollout.devices.zones))
-    return {status: count / total for status, count in rollout.devices.summary().items()}
-
-
-def newest_looks(entries: Sequence[Entry], most: int = 10) -> list[Looked]:
-    """For people."""
-    return [entry.event for entry in entries if isinstance(entry.event, Looked)][-most:]

@@ -55,6 +55,11 @@ class Devices:
             found += taken
         return [device for _, device in sorted(found)[:most]]
 
+    def last(self, most: int) -> list[str]:
+        """Devices without a target, those first whose turn comes last."""
+        queued = (item for queue in self._queues.values() for item in queue)
+        return [device for _, device in heapq.nlargest(most, queued)]
+
     def left(self, limit: float) -> bool:
         """Whether there is a device below `limit` without a target."""
         return any(queue and queue[0][0] < limit for queue in self._queues.values())
