@@ -157,7 +157,7 @@ def _right(drift: Drift, level: str, name: str) -> bool:
 def _ours(values: Floats, drift: Drift, settings: MonitorSettings) -> dict[str, Any]:
     names = [f"device-{i:03}" for i in range(DEVICES)]
     slices = {name: str(i % SLICES) for i, name in enumerate(names)}
-    devices = {name: DeviceState(model="m", model_session=1, model_sequence=0) for name in names}
+    devices = {name: DeviceState(model="m", since=(1, 1)) for name in names}
     fleet, drifted = FleetState(), drift.drifted()
     sums, wanted = values.sum(axis=3), (values < BELOW).sum(axis=3)
     alarms, right, tickets, found = [], [], [], {}

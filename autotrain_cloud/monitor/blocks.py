@@ -47,8 +47,7 @@ class DeviceState:
     """All that is remembered about a device."""
 
     model: str  # that the rest is about: "name version precision"
-    model_session: int  # in which it was first seen
-    model_sequence: int  # of its first report
+    since: tuple[int, int] = (-1, -1)  # session and sequence of the first report with that model
     seen: tuple[tuple[int, int], ...] = ()  # sessions and sequence numbers, ascending
     seen_ms: int = 0  # arrival of the newest report, by the cloud's clock
     blocks: tuple[Block, ...] = ()  # of this look
@@ -76,7 +75,7 @@ def observe(
     """The state of a device after a report, or before its first with `None`."""
     key, place = model_key(report.model), (report.session, report.sequence)
     if state is None:
-        state = DeviceState(model=key, model_session=place[0], model_sequence=place[1])
+        state = DeviceState(model=key)  # of what was before nothing is known
     if place in state.seen:
         return _ignore(state, "duplicate")
     if len(state.seen) == REMEMBERED and place < state.seen[0]:
@@ -89,10 +88,10 @@ def observe(
         if not newer:
             return _ignore(state, "other model")
         state = DeviceState(
-            model=key, model_session=place[0], model_sequence=place[1], seen=state.seen,
-            ignored=state.ignored, lost=state.lost, clock=state.clock,
+            model=key, since=place, seen=state.seen, ignored=state.ignored, lost=state.lost,
+            clock=state.clock,
         )  # fmt: skip
-    elif place < (state.model_session, state.model_sequence):
+    elif place < state.since:
         return _ignore(state, "other model")  # the same model, before another was tried
     wrong = not 0 <= report.end_ms - report.start_ms <= 7 * settings.look_ms
     wrong = wrong or report.end_ms > received_ms + CLOCK_MS
@@ -132,9 +131,9 @@ def _lost(state: DeviceState, place: tuple[int, int]) -> int:
     numbers = [s for at, s in state.seen if at == session]
     if not numbers:
         return 0
-    if sequence < numbers[-1]:
-        return -1 if sequence > numbers[0] else 0
-    return sequence - numbers[-1] - 1
+    if sequence > numbers[-1]:
+        return sequence - numbers[-1] - 1
+    return numbers[0] - sequence - 1 if sequence < numbers[0] else -1
 
 
 def _ignore(state: DeviceState, reason: str) -> DeviceState:
