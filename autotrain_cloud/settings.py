@@ -46,6 +46,7 @@ class IngestSettings:
     worker: str = "ingest-1"  # its client id: another for each worker, the same at every start
     group: str = "ingest"  # workers of one group share the work
     batch: int = 64  # messages in one transaction, at most
+    receive_maximum: int = 64  # messages that the broker sends ahead of the store
     check_consent: bool = True  # refuse what was recorded under a consent never granted
     register_devices: bool = True  # take in whoever has a certificate; no: only who is known
     segments_per_minute: float | None = None  # of one device
@@ -53,6 +54,8 @@ class IngestSettings:
     def __post_init__(self) -> None:
         if not 1 <= self.batch <= 1000:
             raise ConfigError(f"batch: {self.batch} (expected 1 to 1000)")
+        if not 1 <= self.receive_maximum <= 1000:
+            raise ConfigError(f"receive_maximum: {self.receive_maximum} (expected 1 to 1000)")
         if not self.worker or len(self.worker) > 64:
             raise ConfigError("worker: expected a name of 1 to 64 characters")
         if self.segments_per_minute is not None and self.segments_per_minute <= 0:
