@@ -91,9 +91,10 @@ class Enrolment:
 
         key = request.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         try:
-            return Answer(self._tokens.use(asked.secret, request.name, key, self._clock(), sign))
+            made = self._tokens.use(asked.secret, request.name, key, self._clock(), sign)
         except TokenRefused as error:
             raise Denied(401, str(error)) from error
+        return self._answer(made)
 
     def renew(self, asked: Renew) -> Answer:
         """Raises Denied, ContractError."""
@@ -124,7 +125,10 @@ class Enrolment:
         )
         if recent >= A_DAY:
             raise Denied(429, f"{recent} certificates within a day are enough")
-        return Answer(self.authority.device(asked.request, entry.name))
+        return self._answer(self.authority.device(asked.request, entry.name))
+
+    def _answer(self, certificate: bytes) -> Answer:
+        return Answer(certificate, self.authority.trusted("servers").read_bytes())
 
     def _devices(self) -> list[Entry]:
         return [each for each in self.authority.ledger.entries() if each.kind == "devices"]

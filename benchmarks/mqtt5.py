@@ -127,7 +127,7 @@ def properties(body: bytes, at: int) -> tuple[dict[int, int], int]:
 class Link(asyncio.Protocol):
     """One connection, from its CONNECT on."""
 
-    def __init__(self, handler: Handler, hello: bytes, keepalive_s: int) -> None:
+    def __init__(self, handler: Handler, hello: bytes, keepalive_s: float) -> None:
         self._handler = handler
         self._hello = hello
         self._keepalive_s = keepalive_s

@@ -9,8 +9,6 @@ from typing import Any
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 
 from tests.broker import Broker
 
@@ -27,7 +25,7 @@ class Client:
 
     def __init__(
         self, broker: Broker, identity: str | None, *, id: str = "", port: int | None = None,
-        context: Any = None, will: tuple[str, bytes] | None = None, session_s: int = 0,
+        context: Any = None, will: tuple[str, bytes] | None = None, username: str = "",
     ) -> None:  # fmt: skip
         self._mqtt = mqtt.Client(CallbackAPIVersion.VERSION2, id, protocol=mqtt.MQTTv5)
         self._messages: queue.Queue[tuple[str, bytes]] = queue.Queue()
@@ -48,11 +46,10 @@ class Client:
             port = broker.plain_port
             if identity is not None:
                 port = broker.service_port if identity.startswith("_") else broker.port
-        properties = Properties(PacketTypes.CONNECT)
-        properties.SessionExpiryInterval = session_s
-        clean = session_s == 0
+        if username:
+            self._mqtt.username_pw_set(username)
         try:
-            self._mqtt.connect(broker.host, port, clean_start=clean, properties=properties)
+            self._mqtt.connect(broker.host, port)
             self._mqtt.loop_start()
             # TLS 1.3: the broker looks at the certificate after the handshake, from here.
             self._wait(lambda: self._connected is not None or self.ended is not None)

@@ -260,6 +260,25 @@ def test_a_revoked_device_is_refused_after_a_reload_and_others_are_not(
     assert kitchen.publish(topic_of("telemetry", "kitchen")) == SUCCESS
 
 
+def test_a_new_root_of_devices_is_taken_in_while_the_broker_runs(tmp_path: Path) -> None:
+    with Broker.start(tmp_path) as broker:
+        broker.identity("old"), broker.identity("bad")
+        broker.authority.rotate("devices")
+        broker.reload()
+        for name in ("old", "bad", "new"):
+            Client(broker, name).close()
+        broker.authority.revoke("bad")
+        broker.reload()
+        with pytest.raises(Refused):
+            Client(broker, "bad")
+        Client(broker, "old").close()
+        broker.authority.retire("devices")
+        broker.reload()
+        with pytest.raises(Refused):
+            Client(broker, "old")
+        Client(broker, "new").close()
+
+
 def test_the_largest_packet_of_the_contract_passes_and_a_larger_one_ends_its_sender(
     broker: Broker, kitchen: Client, observer: Client
 ) -> None:
