@@ -68,6 +68,16 @@ def decode(
     return message
 
 
+def peek(data: bytes, field: str) -> str | None:
+    """A text field of bytes that `decode` refuses, if it can be read: whom to answer, about what."""
+    try:
+        plain = _loads(data)
+    except ContractError:
+        return None
+    value = plain.get(field) if isinstance(plain, dict) else None
+    return value if isinstance(value, str) else None
+
+
 # The one door to cbor2. A recogniser without an agent does without it.
 
 

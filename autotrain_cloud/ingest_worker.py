@@ -1,0 +1,169 @@
+"""The process that has the store: it takes batches from a pipe and says what became of them.
+
+The shell (ingest_mqtt.py) talks to the broker, this process to the database; each has a core. They
+take turns on the pipe: one request, one reply. When the shell ends, however it ends, so does this.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
+
+from autotrain_cloud.settings import CloudSettings
+from autotrain_cloud.store.outbox import Outgoing
+from edge_runtime.errors import ConfigError, StorageError
+
+if TYPE_CHECKING:
+    from autotrain_cloud.ingest import Ingest
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """The broker is connected. Reply: Done, with what is unfinished."""
+
+    now_ms: int
+    broker_forgot: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Packets, and the outgoing rows that the broker has. Reply: Done or Unavailable."""
+
+    packets: Sequence[tuple[str, bytes]]
+    finished: Collection[int]
+    now_ms: int
+    claim: bool  # whether to look for what others want published
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """All of it is in the store."""
+
+    outgoing: list[Outgoing]
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """None of it is in the store, but it can be tried again."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """It is no use: a person has to change something."""
+
+    reason: str
+
+
+Request = Begin | Commit
+Reply = Done | Unavailable | Failed
+
+
+class Worker:
+    """The process, from the shell's side."""
+
+    def __init__(self, settings: CloudSettings) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-c",
+                    f"from {__name__} import main; main()",
+                    str(theirs.fileno()),
+                ],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+            )
+        self._pipe = Connection(ours.detach())
+        self._pipe.send((settings, logging.getLogger().level))
+
+    def fileno(self) -> int:
+        return self._pipe.fileno()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ask(self, request: Request) -> None:
+        """The reply can be read when `fileno` becomes readable. Raises EOFError."""
+        try:
+            self._pipe.send(request)
+        except OSError as error:
+            raise EOFError from error
+
+    def reply(self) -> Reply:
+        """Waits for it. Raises EOFError where the process has ended."""
+        try:
+            reply: Reply = self._pipe.recv()
+        except OSError as error:
+            raise EOFError from error
+        return reply
+
+    def close(self) -> None:
+        """Lets it finish what it is at."""
+        self._pipe.close()
+        self._process.wait()
+
+
+def serve(pipe: Connection) -> None:
+    """The process, from the inside."""
+    from autotrain_cloud.ingest import Ingest
+    from autotrain_cloud.store import Store
+    from autotrain_cloud.store.upkeep import Upkeep
+
+    settings, level = pipe.recv()
+    logging.basicConfig(level=level, format="%(name)s: %(message)s")
+    store: Store | None = None
+    upkeep: Upkeep | None = None
+    ingest: Ingest | None = None
+    try:
+        while True:
+            request = pipe.recv()
+            try:
+                if store is None or ingest is None or upkeep is None:
+                    store = Store.open(settings.store)
+                    ingest = Ingest(store, settings.ingest, settings.retention)
+                    upkeep = Upkeep(store, settings.retention)
+                    upkeep.start()
+                if isinstance(request, Commit) and request.packets:
+                    upkeep.busy()
+                reply: Reply = Done(_answer(ingest, request))
+            except StorageError as error:
+                reply = Unavailable(str(error))
+            except ConfigError as error:
+                reply = Failed(str(error))
+            pipe.send(reply)
+    except (EOFError, OSError):
+        pass  # the shell has ended
+    finally:
+        if upkeep is not None:
+            upkeep.close()
+        if store is not None:
+            store.close()
+
+
+def _answer(ingest: Ingest, request: Request) -> list[Outgoing]:
+    if isinstance(request, Begin):
+        return ingest.begin(now_ms=request.now_ms, broker_forgot=request.broker_forgot)
+    outgoing = ingest.commit(request.packets, now_ms=request.now_ms, finished=request.finished)
+    if request.claim:
+        outgoing += ingest.claim(now_ms=request.now_ms)
+    return outgoing
+
+
+def main() -> None:
+    """Of the process that `Worker` starts."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the shell's to handle; then the pipe ends
+    pipe = int(sys.argv[1])
+    os.set_inheritable(pipe, False)
+    serve(Connection(pipe))
