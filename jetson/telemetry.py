@@ -114,6 +114,18 @@ def snapshot(root: Path = Path("/"), *, ask_nvpmodel: bool = True) -> Snapshot:
     )
 
 
+def gauges(root: Path = Path("/")) -> dict[str, float]:
+    """The numbers of a snapshot by name: an agent's gauges (`edge_runtime.agent.gauges`)."""
+    now = snapshot(root, ask_nvpmodel=False)
+    found = {f"temperature_{name}_c": value for name, value in now.temperature_c.items()}
+    found |= {f"power_{name}_mw": value for name, value in now.power_mw.items()}
+    found |= {f"clock_{name}_mhz": value for name, value in now.cpu_mhz.items()}
+    for name, number in (("clock_gpu_mhz", now.gpu_mhz), ("throttled", now.throttled)):
+        if number is not None:
+            found[name] = float(number)
+    return found
+
+
 def _temperatures(root: Path) -> dict[str, float]:
     found = {}
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):

@@ -29,7 +29,7 @@ from edge_runtime.agent.decisions import DecisionLog
 from edge_runtime.agent.desk import Desk
 from edge_runtime.agent.ear import Ear
 from edge_runtime.agent.gauges import providers, read_gauges
-from edge_runtime.agent.models import FixedModel, Models, open_recognizer
+from edge_runtime.agent.models import FixedModel, Models, UpdatedModels, open_recognizer
 from edge_runtime.agent.outbox import Outbox, Stats
 from edge_runtime.agent.problems import Problems
 from edge_runtime.agent.recorder import Recorder
@@ -39,7 +39,7 @@ from edge_runtime.agent.systemd import notify, watchdog_s
 from edge_runtime.agent.telemetry import Meter
 from edge_runtime.contract.messages import Birth, Message
 from edge_runtime.contract.records import Model
-from edge_runtime.errors import StorageError
+from edge_runtime.errors import ConfigError, StorageError
 from edge_runtime.events import Event
 
 if TYPE_CHECKING:
@@ -103,17 +103,38 @@ class Agent:
             consents=self.consents,
             outbox=lambda: self._outbox,
             problems=self.problems,
-            commands={"report": self._command_report, "status": self._command_status},
+            commands={
+                "report": self._command_report,
+                "status": self._command_status,
+                "check-update": self._command_check_update,
+            },
             say=self._say,
         )
         self._link = None if settings.broker is None else self._new_link(settings.broker)
-        self._models = models or FixedModel(lambda: open_recognizer(settings.recognizer))
+        self._models = models or self._new_models()
         self._source = source or open_source(settings.audio, self.problems, self._stop)
         self._gauges = providers()
         self._ear_at = time.monotonic()
         self._consented = self.consents.current
         self._linger_s = linger_s
-        self._born: Model | None = None  # that the last birth named
+        self._born: tuple[Model | None, str | None] = None, None  # what the last birth named
+
+    def _new_models(self) -> Models:
+        settings, update = self.settings, self.settings.update
+        if update is None:
+            return FixedModel(lambda: open_recognizer(settings.recognizer))
+        from edge_runtime.ota.selftest import self_test
+        from edge_runtime.ota.updater import Updater
+
+        updater = Updater(
+            update,
+            load=lambda bundle: open_recognizer(settings.recognizer, bundle),
+            self_test=lambda recognizer: self_test(recognizer, update.test),
+            report=self._say,
+            session=self.session,
+            precision=settings.recognizer.precision,
+        )
+        return UpdatedModels(updater)
 
     def _new_link(self, broker: BrokerSettings) -> Link:
         from edge_runtime.agent.mqtt import Link
@@ -182,23 +203,28 @@ class Agent:
             self._link.say(message)
 
     def _birth(self) -> Birth:
-        consent = self.consents.current
-        self._born = self._desk.running
+        self._born = model, consent = self._bearing()
         return Birth(
             session=self.session,
             connected_ms=now_ms(),
             clock_is_set=clock_is_set(),
             agent=__version__,
-            model=self._born,
+            model=model,
             hardware=self.settings.device.hardware[:500],
             time_zone=self.settings.sampling.time_zone,
-            consent=consent.id if consent is not None and consent.granted else None,
+            consent=consent,
         )
+
+    def _bearing(self) -> tuple[Model | None, str | None]:
+        """What may change between two births: the model, and the consent's id."""
+        consent = self.consents.current
+        return self._desk.running, consent.id if consent and consent.granted else None
 
     def _open_control(self) -> Control | None:
         answers: dict[str, Answer] = {
             "status": lambda request: self.status(),
             "erase": lambda request: {"segments": self._erase(request)},
+            "update": self._update,
         }
         try:
             return Control(self.settings.device.state, answers)
@@ -239,6 +265,30 @@ class Agent:
     def _command_report(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         self._report()
         return {}
+
+    def _command_check_update(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A hint, and no more than that: what is signed decides."""
+        self._updates().updater.hint("command")
+        return {}
+
+    def _updates(self) -> UpdatedModels:
+        if not isinstance(self._models, UpdatedModels):
+            raise ConfigError("updates are off: agent.toml has no [update]")
+        return self._models
+
+    def _update(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What an operator at the device wants of the updater: check, status, rollback."""
+        updater = self._updates().updater
+        match request.get("action"):
+            case "check":
+                updater.hint("operator")
+            case "rollback":
+                updater.rollback(str(request.get("reason", "an operator wants it")))
+            case "status":
+                pass
+            case other:
+                raise ConfigError(f"action: check, rollback or status, not {other!r}")
+        return {"update": updater.status()}
 
     def _command_status(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         return {
@@ -303,7 +353,7 @@ class Agent:
         self._withdraw_what_the_file_did()
         with self.problems.watching("update"):
             self._models.observe(self._desk.health())
-        if self._desk.running != self._born and self._link is not None:
+        if self._link is not None and self._bearing() != self._born:
             self._link.say(self._birth())
 
     def _tidy(self) -> None:

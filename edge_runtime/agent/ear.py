@@ -30,6 +30,7 @@ from edge_runtime.agent.ring import AudioRing, Samples
 from edge_runtime.audio import SAMPLE_RATE
 from edge_runtime.contract.bundle import MANIFEST_NAME
 from edge_runtime.contract.records import Model
+from edge_runtime.endpoint import EndpointConfig
 from edge_runtime.errors import AudioError, BundleError, BundleIncompatible, EdgeError
 from edge_runtime.events import Event, Final, Partial
 from edge_runtime.precision import AUTO, choose, this_processor
@@ -105,7 +106,6 @@ class Ear:
         self._quietest: list[float] = []  # levels of the last moments
         self._open = False  # whether a word of the current utterance is known
         self._silent_s = 0.0  # when the last utterance ended
-        self._last_event_s = 0.0  # when anything was said about the stream
 
     @property
     def block_s(self) -> float:
@@ -230,14 +230,16 @@ class Ear:
             return False
         if self._waited_s >= SWAP_S:
             return True
-        quiet = level <= max(SILENCE, QUIET * min(self._quietest))
-        return quiet and self._ring.end_s - self._last_event_s >= TAIL_S
+        # The engine hears words late, so the last moments must be quiet too, compared with the
+        # pause that ended an utterance, or with a long time without words.
+        if not self._silent_s and self._ring.end_s < EndpointConfig().silence_s:
+            return False
+        return level <= max(SILENCE, QUIET * min(self._quietest))
 
     # What was said.
 
     def _tell(self, events: list[Event], busy_s: float) -> None:
         for event, following in zip(events, [*events[1:], None], strict=False):
-            self._last_event_s = self._ring.end_s
             late_s = max(0.0, self._ring.end_s - event.end) + busy_s
             self._sink.event(event, late_s)
             if isinstance(event, Partial):

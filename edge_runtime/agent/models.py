@@ -12,6 +12,7 @@ from edge_runtime.ota.health import Health
 
 if TYPE_CHECKING:
     from edge_runtime.decoding import DecoderConfig
+    from edge_runtime.ota.updater import Updater
     from edge_runtime.recognizer import Recognizer
 
 
@@ -32,6 +33,31 @@ class Models(Protocol):
 
     def close(self) -> None:
         """Ends what runs in the background."""
+
+
+class UpdatedModels:
+    """The bundles of an updater (`edge_runtime.ota.updater`)."""
+
+    def __init__(self, updater: Updater[Recognizer]) -> None:
+        self.updater = updater
+        self._began = False
+
+    def start(self) -> Recognizer:
+        recognizer = self.updater.start(background=not self._began)
+        self._began = True
+        return recognizer
+
+    def changed(self) -> Recognizer | None:
+        return self.updater.changed()
+
+    def observe(self, health: Health) -> None:
+        self.updater.observe(health)
+
+    def status(self) -> dict[str, Any]:
+        return self.updater.status()
+
+    def close(self) -> None:
+        self.updater.close()
 
 
 class FixedModel:

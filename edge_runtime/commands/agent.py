@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.cli import FAILED, OK, complain
+from edge_runtime.commands import enrol
 from edge_runtime.commands.options import positive
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
             help=f"agent.toml (default: {DEFAULT_CONFIG})",
         )
         _CONFIGURE[name](action)
+    enrol.configure(actions.add_parser("enrol", help=enrol.HELP))
 
 
 def _configure_run(parser: argparse.ArgumentParser) -> None:
@@ -102,6 +104,8 @@ _CONFIGURE: dict[str, Callable[[argparse.ArgumentParser], None]] = {
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.action == "enrol":
+        return enrol.run(args)
     from edge_runtime.agent.config import read_agent_settings
 
     settings = read_agent_settings(args.config)
