@@ -37,7 +37,7 @@ from edge_runtime.agent.requests import Requests
 from edge_runtime.agent.sources import Source, open_source
 from edge_runtime.agent.systemd import notify, watchdog_s
 from edge_runtime.agent.telemetry import Meter
-from edge_runtime.contract.messages import Birth, Message
+from edge_runtime.contract.messages import Assignment, Birth, Message
 from edge_runtime.contract.records import Model
 from edge_runtime.errors import ConfigError, StorageError
 from edge_runtime.events import Event
@@ -108,6 +108,7 @@ class Agent:
                 "status": self._command_status,
                 "check-update": self._command_check_update,
             },
+            assign=self._assign,
             say=self._say,
         )
         self._link = None if settings.broker is None else self._new_link(settings.broker)
@@ -270,6 +271,11 @@ class Agent:
         """A hint, and no more than that: what is signed decides."""
         self._updates().updater.hint("command")
         return {}
+
+    def _assign(self, message: Assignment) -> None:
+        """A retained message comes at every connection, so it need not be kept."""
+        if isinstance(self._models, UpdatedModels):
+            self._models.updater.assign(message.version, message.release_counter)
 
     def _updates(self) -> UpdatedModels:
         if not isinstance(self._models, UpdatedModels):

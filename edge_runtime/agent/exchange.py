@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edge_runtime.agent.outbox import Item
-from edge_runtime.contract.messages import Birth, Command, Consent, Erase, Lost, Message
+from edge_runtime.contract.messages import (
+    Assignment,
+    Birth,
+    Command,
+    Consent,
+    Erase,
+    Lost,
+    Message,
+)
 
 # What happens.
 
@@ -127,7 +135,7 @@ class Reported:
 class HandOn:
     """From the cloud, for others here."""
 
-    message: Consent | Erase | Command
+    message: Consent | Erase | Assignment | Command
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,15 @@ from edge_runtime.agent.outbox import Outbox
 from edge_runtime.agent.problems import Problems
 from edge_runtime.agent.uplink import MAX_WINDOW, Uplink
 from edge_runtime.contract.codec import decode
-from edge_runtime.contract.messages import Birth, Command, Consent, Erase, Lost, Message
+from edge_runtime.contract.messages import (
+    Assignment,
+    Birth,
+    Command,
+    Consent,
+    Erase,
+    Lost,
+    Message,
+)
 from edge_runtime.contract.records import new_id
 from edge_runtime.contract.topics import parse_topic
 from edge_runtime.errors import ConfigError, ContractError, StorageError
@@ -70,7 +78,7 @@ class Link:
         session: int,
         outbox: Callable[[], Outbox | None],
         birth: Callable[[], Birth],
-        hand_on: Callable[[Consent | Erase | Command], None],
+        hand_on: Callable[[Consent | Erase | Assignment | Command], None],
         problems: Problems,
     ) -> None:
         """`birth` and `hand_on` are called on the link's thread."""

@@ -11,7 +11,15 @@ from edge_runtime.agent.clock import now_ms
 from edge_runtime.agent.consent import Consents
 from edge_runtime.agent.outbox import Outbox
 from edge_runtime.agent.problems import Problems
-from edge_runtime.contract.messages import Command, Consent, Erase, Erased, Message, Reply
+from edge_runtime.contract.messages import (
+    Assignment,
+    Command,
+    Consent,
+    Erase,
+    Erased,
+    Message,
+    Reply,
+)
 from edge_runtime.errors import EdgeError, StorageError
 
 log = logging.getLogger("edge_runtime.agent")
@@ -31,16 +39,18 @@ class Requests:
         outbox: Callable[[], Outbox | None],
         problems: Problems,
         commands: Mapping[str, Carry],
+        assign: Callable[[Assignment], None],
         say: Callable[[Message], None],
     ) -> None:
         self._consents = consents
         self._outbox = outbox
         self._problems = problems
         self._commands = commands
+        self._assign = assign
         self._say = say
         self._replies: OrderedDict[str, Reply] = OrderedDict()
 
-    def handle(self, message: Consent | Erase | Command) -> None:
+    def handle(self, message: Consent | Erase | Assignment | Command) -> None:
         """What fails stands in the status; the cloud repeats what it is not answered."""
         with self._problems.watching(message.type):
             match message:
@@ -49,6 +59,8 @@ class Requests:
                 case Erase():
                     count = self.erase(segments=message.segments, consents=message.consents)
                     self._say(Erased(request=message.id, segments=count, at_ms=now_ms()))
+                case Assignment():
+                    self._assign(message)
                 case Command():
                     self._command(message)
 

@@ -53,6 +53,7 @@ from edge_runtime.agent.exchange import (
 from edge_runtime.agent.outbox import Item
 from edge_runtime.contract.codec import MAX_PACKET_BYTES, encode
 from edge_runtime.contract.messages import (
+    Assignment,
     Birth,
     Command,
     Consent,
@@ -173,8 +174,9 @@ class Uplink:
         self._receive_maximum = max(1, min(MAX_WINDOW, event.receive_maximum))
         if event.maximum_packet_size is not None:
             self._packet_bytes = min(MAX_PACKET_BYTES, event.maximum_packet_size - PACKET_OVERHEAD)
-        down = (topic_of(channel, self._device) for channel in ("receipt", "consent", "erase"))
-        yield Subscribe((*down, topic_of("command", self._device), topic_of("ingest")))
+        mine = ("receipt", "consent", "erase", "assignment", "command")
+        down = (topic_of(channel, self._device) for channel in mine)
+        yield Subscribe((*down, topic_of("ingest")))
         self._messages = deque(each for each in self._messages if not isinstance(each, Birth))
         yield self._publish(event.birth, None)
 
@@ -249,7 +251,7 @@ class Uplink:
             case IngestState():
                 if self._ingest is None or message.version >= self._ingest.version:
                     self._ingest = message
-            case Consent() | Erase() | Command():
+            case Consent() | Erase() | Assignment() | Command():
                 yield HandOn(message)
             case _:
                 pass

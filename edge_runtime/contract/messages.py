@@ -281,6 +281,16 @@ class Erase(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment(Record):
+    """How far the device may update. Retained. What it takes up must be signed all the same."""
+
+    type: ClassVar[str] = "assignment"
+
+    version: Count  # rises; an older one is ignored
+    release_counter: Count  # of the newest release that the device may take up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Command(Record):
     """A request. It has no authority over what runs: signed metadata alone decides that."""
 
@@ -308,6 +318,7 @@ Message = (
     | IngestState
     | Consent
     | Erase
+    | Assignment
     | Command
 )
 

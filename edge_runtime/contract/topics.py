@@ -19,6 +19,7 @@ from typing import Literal
 
 from edge_runtime.contract.fields import shown
 from edge_runtime.contract.messages import (
+    Assignment,
     Birth,
     Command,
     Consent,
@@ -79,6 +80,7 @@ CHANNELS: Mapping[str, Channel] = {
         Channel("receipt", "+/down/receipt", (Receipt, Nack), "cloud"),
         Channel("consent", "+/down/consent", (Consent,), "cloud", retained=True),
         Channel("erase", "+/down/erase", (Erase,), "cloud"),
+        Channel("assignment", "+/down/assignment", (Assignment,), "cloud", retained=True),
         Channel("command", "+/down/command", (Command,), "cloud"),
         Channel("ingest", "_ingest/state", (IngestState,), "cloud", retained=True),
     )

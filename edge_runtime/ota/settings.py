@@ -85,6 +85,7 @@ class UpdateSettings:
     golden: Path  # bundle that was delivered with the device; never written to
     family: str = ""  # of models; the golden bundle's name if empty
     enabled: bool = True  # no: what is installed runs, nothing is asked for
+    assigned: bool = False  # only what the cloud has assigned to this device is taken up
     poll_minutes: float = 60.0  # between two looks at the repository
     poll_jitter: float = 0.5  # share of it by which the time between two looks varies
     hint_spread_s: float = 60.0  # a hint is followed after a random part of this

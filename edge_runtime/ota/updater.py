@@ -97,6 +97,7 @@ class Updater(Generic[T]):
         self._began = monotonic()  # to run it
         self._verdict = ""
         self._hinted: str | None = None
+        self._assigned = (-1, -1)  # version of the assignment, release counter
         self._anyway = False  # even outside of the hours
         self._received = 0  # bytes since the last error
         self._last: tuple[float, Outcome] | None = None
@@ -166,6 +167,12 @@ class Updater(Generic[T]):
         """Somebody says that there is something new: a reason to look, and no more than that."""
         self._hinted = detail or "hint"
         self._wake.set()
+
+    def assign(self, version: int, release: int) -> None:
+        """The cloud lets this device update up to this release; an older word is ignored."""
+        if version >= self._assigned[0] and (version, release) != self._assigned:
+            self._assigned = (version, release)
+            self.hint(f"release {release} was assigned")
 
     def cancel(self) -> None:
         """Ends the pass that is under way; what has arrived is kept for the next one."""
@@ -299,6 +306,8 @@ class Updater(Generic[T]):
                 f"release {candidate.release} is below the floor, {record.floor}",
                 "rollback",
             )
+        if self.settings.assigned and candidate.release > self._assigned[1]:
+            return Outcome("current", f"{candidate.version} is not assigned to this device yet")
         needs = dict(release.needs)
         if release.size:
             needs.setdefault("free_bytes", release.size)

@@ -212,6 +212,21 @@ def test_releases_are_fetched_and_tried_in_the_hours_of_the_device(place: Place)
     assert hours.cover(clock(4, 59)) and not hours.cover(clock(5))
 
 
+def test_a_device_that_is_assigned_its_releases_waits_for_a_word_that_is_not_an_old_one(
+    place: Place,
+) -> None:
+    place.publish(4)
+    with place.device(assigned=True) as updater:
+        updater.start(background=False)
+        assert "not assigned" in updater.check().detail
+        updater.assign(7, 3)
+        assert "not assigned" in updater.check().detail
+        updater.assign(6, 4)
+        assert "not assigned" in updater.check().detail
+        updater.assign(8, 4)
+        assert updater.check().kind == "switched"
+
+
 def test_an_operator_goes_back_and_the_release_is_not_taken_again(place: Place) -> None:
     place.publish(4)
     with place.device() as updater:
