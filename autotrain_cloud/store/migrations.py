@@ -309,7 +309,59 @@ CREATE TABLE model_datasets (
 CREATE INDEX model_datasets_dataset ON model_datasets (dataset)
 """
 
-STEPS: tuple[tuple[str, str], ...] = (("first", _FIRST),)  # the n-th makes version n
+_LEARNING = """
+CREATE TABLE device_slices (
+    device TEXT PRIMARY KEY,
+    slice TEXT NOT NULL
+);
+CREATE TABLE monitor (
+    key TEXT PRIMARY KEY,
+    state {json} NOT NULL
+);
+CREATE TABLE alarms (
+    id TEXT PRIMARY KEY,
+    level TEXT NOT NULL,
+    name TEXT NOT NULL,
+    model TEXT NOT NULL,
+    statistic TEXT NOT NULL,
+    change_ms BIGINT NOT NULL,
+    opened_ms BIGINT NOT NULL,
+    closed_ms BIGINT,
+    closed_reason TEXT NOT NULL,
+    text TEXT NOT NULL,
+    facts {json} NOT NULL,
+    run TEXT NOT NULL
+);
+CREATE INDEX alarms_opened ON alarms (opened_ms, id);
+CREATE TABLE rollouts (
+    id TEXT PRIMARY KEY,
+    state TEXT NOT NULL,
+    plan {json} NOT NULL,
+    bundle TEXT NOT NULL,
+    previous TEXT NOT NULL,
+    created_ms BIGINT NOT NULL,
+    changed_ms BIGINT NOT NULL
+);
+CREATE TABLE rollout_log (
+    rollout TEXT NOT NULL REFERENCES rollouts (id),
+    number BIGINT NOT NULL,
+    entry {json} NOT NULL,
+    PRIMARY KEY (rollout, number)
+);
+CREATE TABLE events (
+    number {serial},
+    at_ms BIGINT NOT NULL,
+    kind TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    text TEXT NOT NULL,
+    facts {json} NOT NULL
+)
+"""
+
+STEPS: tuple[tuple[str, str], ...] = (  # the n-th makes version n
+    ("first", _FIRST),
+    ("learning", _LEARNING),
+)
 
 
 def migrate(engine: Engine, steps: tuple[tuple[str, str], ...] = STEPS) -> int:

@@ -303,3 +303,59 @@ model_datasets = Table(
     Column("model_version", Text, primary_key=True),
     Column("dataset", Text, primary_key=True),
 )
+device_slices = Table(
+    "device_slices",
+    metadata,
+    Column("device", Text, primary_key=True),
+    Column("slice", Text, nullable=False),
+)
+monitor = Table(
+    "monitor",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("state", _JSON, nullable=False),
+)
+alarms = Table(
+    "alarms",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("level", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("statistic", Text, nullable=False),
+    Column("change_ms", BigInteger, nullable=False),
+    Column("opened_ms", BigInteger, nullable=False),
+    Column("closed_ms", BigInteger),
+    Column("closed_reason", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("facts", _JSON, nullable=False),
+    Column("run", Text, nullable=False),
+)
+rollouts = Table(
+    "rollouts",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("plan", _JSON, nullable=False),
+    Column("bundle", Text, nullable=False),
+    Column("previous", Text, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("changed_ms", BigInteger, nullable=False),
+)
+rollout_log = Table(
+    "rollout_log",
+    metadata,
+    Column("rollout", Text, primary_key=True),
+    Column("number", BigInteger, primary_key=True),
+    Column("entry", _JSON, nullable=False),
+)
+events = Table(
+    "events",
+    metadata,
+    Column("number", BigInteger, primary_key=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("facts", _JSON, nullable=False),
+)
