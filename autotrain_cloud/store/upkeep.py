@@ -10,6 +10,7 @@ from sqlalchemy import Connection, delete, func, select
 
 from autotrain_cloud.settings import RetentionSettings
 from autotrain_cloud.store import Store, segments, spool
+from autotrain_cloud.store.engine import checkpoint
 from autotrain_cloud.store.schema import blobs, dead_letters, parts, telemetry
 from edge_runtime.errors import StorageError
 
@@ -85,6 +86,7 @@ class Upkeep:
         """-> whether there is more to do at once."""
         quiet = time.monotonic() - self._last_busy >= QUIET_S
         if (quiet or self._is_late()) and spool.settle(self._store, 32):
+            checkpoint(self._store.engine)
             return True
         if quiet and time.monotonic() >= self._next_forgetting:
             forget_old(self._store, self._retention, now_ms=time.time_ns() // 1_000_000)

@@ -117,9 +117,8 @@ def check_record(record: Any, *, message: str | None = None) -> None:
     kind: Any = type(record)
     name = ""
     try:
-        for field in fields_of(kind):
-            name = field.name
-            field.check(getattr(record, name))
+        for name, check in _checks_of(kind):
+            check(getattr(record, name))
         name = EXTRA
         if record.extra:
             check_plain(record.extra)
@@ -130,11 +129,29 @@ def check_record(record: Any, *, message: str | None = None) -> None:
         raise _under(name, error, message) from None
 
 
+@cache
+def _checks_of(record: Any) -> tuple[tuple[str, Check], ...]:
+    return tuple((field.name, field.check) for field in fields_of(record))
+
+
+@cache
+def _flat_names(record: Any) -> frozenset[str]:
+    """Its fields' names, if it holds nothing that has to be built."""
+    fields = fields_of(record)
+    flat = all(field.build is None for field in fields)
+    return frozenset(field.name for field in fields) if flat else frozenset()
+
+
 def build_record(record: type, plain: Mapping[str, Any]) -> Any:
     """The record that `to_plain` made `plain` from; what it does not know goes to `extra`.
 
     Raises ContractError naming the field.
     """
+    if plain.keys() <= _flat_names(record):  # most of a segment are words
+        try:
+            return record(**plain)
+        except TypeError:  # one is missing; below is found which
+            pass
     rest = dict(plain)
     known = {}
     name = ""
