@@ -27,7 +27,7 @@ from sqlalchemy import Connection, and_, delete, func, or_, select
 
 from autotrain_cloud import ingest_rows as rows
 from autotrain_cloud.settings import IngestSettings, RetentionSettings
-from autotrain_cloud.store import Store, consents, devices, erasure, outbox, spool
+from autotrain_cloud.store import Store, assignments, consents, devices, erasure, outbox, spool
 from autotrain_cloud.store.outbox import Outgoing
 from autotrain_cloud.store.plain import clean
 from autotrain_cloud.store.schema import (
@@ -183,6 +183,7 @@ class Ingest:
         with self._store.begin() as db:
             if broker_forgot:
                 consents.republish(db, now_ms=now_ms)
+                assignments.republish(db, now_ms=now_ms)
             outbox.claim(db, self._settings.worker, now_ms=now_ms, limit=100_000)
             return outbox.unfinished(db, self._settings.worker)
 

@@ -22,9 +22,9 @@ from autotrain_cloud.rollout.plan import Plan, Release
 from autotrain_cloud.rollout.states import OVER, State
 from autotrain_cloud.service import journal
 from autotrain_cloud.service.watch import report_of
-from autotrain_cloud.store import Store, outbox
+from autotrain_cloud.store import Store, assignments
 from autotrain_cloud.store.schema import devices, rollout_log, rollouts, telemetry, updates
-from edge_runtime.contract.messages import Assignment, UpdateReport
+from edge_runtime.contract.messages import UpdateReport
 from edge_runtime.contract.records import Model
 from edge_runtime.errors import ConfigError, StorageError
 
@@ -49,12 +49,10 @@ class Rolling:
         self._reported_ms: dict[str, int] = {}  # rollout -> reports were read until then
         self._load()
 
-    def begin(
-        self, plan: Plan, *, bundle: Path, previous: Path, now_ms: int, approve: bool = False
-    ) -> None:
-        """A new rollout; with `approve`, one that policy needs nobody's word for.
+    def begin(self, plan: Plan, *, bundle: Path, previous: Path, now_ms: int) -> None:
+        """A new rollout; one that is known already is left alone.
 
-        One that is known already is left alone. Raises ConfigError while another one runs.
+        Raises ConfigError while another one runs.
         """
         self._load()
         if busy := next((id for id in self._rollouts if id != plan.id), None):
@@ -69,10 +67,7 @@ class Rolling:
             }  # fmt: skip
             db.execute(insert(rollouts), row)
             rollout = Rollout(plan)
-            entries = rollout.submit(plan.author, now_ms)
-            if approve:
-                entries += rollout.approve("policy", now_ms)
-            self._save(db, rollout, entries, now_ms)
+            self._save(db, rollout, rollout.submit(plan.author, now_ms), now_ms)
 
     def act(self, id: str, do: Callable[[Rollout], list[Entry]], now_ms: int) -> None:
         """What a person wants: approve, pause, resume, halt, go back. Raises ConfigError."""
@@ -202,10 +197,9 @@ class Rolling:
             self._assign(db, rollout, tuple(rollout.devices.progress), now_ms)
 
     def _assign(self, db: Connection, rollout: Rollout, names: Sequence[str], now_ms: int) -> None:
-        for name in names:
-            target = rollout.target(name) or rollout.plan.previous
-            message = Assignment(version=now_ms, release_counter=target.counter)
-            outbox.post(db, message, name, now_ms=now_ms)
+        targets = [(name, rollout.target(name) or rollout.plan.previous) for name in names]
+        counters = [(name, target.counter) for name, target in targets]
+        assignments.assign(db, counters, now_ms=now_ms)
 
 
 def log_of(db: Connection, id: str) -> list[Entry]:

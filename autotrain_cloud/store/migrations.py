@@ -333,6 +333,11 @@ CREATE TABLE alarms (
     run TEXT NOT NULL
 );
 CREATE INDEX alarms_opened ON alarms (opened_ms, id);
+CREATE TABLE assignments (
+    device TEXT PRIMARY KEY,
+    version BIGINT NOT NULL,
+    counter BIGINT NOT NULL
+);
 CREATE TABLE rollouts (
     id TEXT PRIMARY KEY,
     state TEXT NOT NULL,

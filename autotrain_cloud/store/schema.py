@@ -331,6 +331,13 @@ alarms = Table(
     Column("facts", _JSON, nullable=False),
     Column("run", Text, nullable=False),
 )
+assignments = Table(
+    "assignments",
+    metadata,
+    Column("device", Text, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("counter", BigInteger, nullable=False),
+)
 rollouts = Table(
     "rollouts",
     metadata,
