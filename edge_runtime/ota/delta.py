@@ -16,7 +16,9 @@ A delta is a line of JSON and compressed bytes::
 copy       bytes of the base
 literal    new bytes
 u8 u16 u32 numbers of that width, less those of the base, folded (0 -1 1 -2 2 ... -> 0 1 2 3 4 ...);
-           first all lowest bytes, then all second ones: the higher ones are nearly all zero
+           first all lowest bytes, then all second ones: the higher ones are nearly all zero.
+           Floats come in the order of the base's exponents: the length of a step, counted in
+           numbers that can be represented, goes with them, and the coder adapts as it goes
 =========  ==================================================================================
 
 What a delta makes is not believed for that: its SHA-256 must be the one the delta names, and the
@@ -41,6 +43,7 @@ NOTHING = hashlib.sha256(b"").hexdigest()  # a delta against it is the file itse
 _MAGIC = b"vitconformer-delta-1\n"
 _KINDS = ("literal", "u8", "u16", "u32")  # those with bytes of their own, in their order
 _WIDTH = {"u8": 1, "u16": 2, "u32": 4}
+_EXPONENT = {"u16": (10, 31), "u32": (23, 255)}  # shift and mask
 _MAX_PIECES = 100_000
 _MAX_HEADER = 8 << 20  # bytes
 _ONNX_KINDS = {1: "u32", 2: "u8", 3: "u8", 10: "u16", 16: "u16"}  # TensorProto.DataType
@@ -60,6 +63,7 @@ def make(base: bytes, new: bytes) -> bytes:
     """The delta that turns `base` into `new`, both ONNX files (others are taken as one literal)."""
     pieces: list[tuple[str, int, int]] = []
     bodies: dict[str, list[bytes]] = {kind: [] for kind in _KINDS}
+    bases: dict[str, list[bytes]] = {kind: [] for kind in _KINDS}  # what those are less of
     old = {tensor.name: tensor for tensor in tensors(base)}
     at = before = 0  # in new and in base, behind the last tensor
 
@@ -88,13 +92,17 @@ def make(base: bytes, new: bytes) -> bytes:
         else:
             pieces.append((tensor.kind, tensor.length, was.offset))
             bodies[tensor.kind].append(_difference(ours, theirs, tensor.kind))
+            bases[tensor.kind].append(theirs)
     between(len(new))
     header = {
         "base": hashlib.sha256(base).hexdigest(),
         "new": hashlib.sha256(new).hexdigest(),
         "pieces": pieces,
     }
-    body = b"".join(_planes(b"".join(bodies[kind]), _WIDTH.get(kind, 1)) for kind in _KINDS)
+    body = b"".join(
+        _planes(_sorted(b"".join(bodies[kind]), b"".join(bases[kind]), kind), _WIDTH.get(kind, 1))
+        for kind in _KINDS
+    )
     return b"".join(
         [
             _MAGIC,
@@ -138,7 +146,8 @@ def _apply(base: bytes, delta: bytes, limit: int) -> bytes:
     streams, start = {}, 0
     for kind in _KINDS:
         part = body[start : start + sizes[kind]]
-        streams[kind] = _interleave(part, _WIDTH.get(kind, 1))
+        old = b"".join(base[at : at + n] for k, n, at in pieces if k == kind)
+        streams[kind] = _unsorted(_interleave(part, _WIDTH.get(kind, 1)), old, kind)
         start += sizes[kind]
     used = dict.fromkeys(_KINDS, 0)
     out = []
@@ -199,6 +208,29 @@ def _unordered(numbers: NDArray[Any], kind: str) -> bytes:
         top = numbers.dtype.type(1 << (8 * numbers.itemsize - 1))
         numbers = np.where(numbers & top, numbers & ~top, ~numbers)
     return numbers.tobytes()
+
+
+def _sorted(data: bytes, old: bytes, kind: str) -> bytes:
+    """Numbers in the order of the exponents of their bases."""
+    if kind not in _EXPONENT:
+        return data
+    return bytes(np.frombuffer(data, f"<u{_WIDTH[kind]}")[_order(old, kind)].tobytes())
+
+
+def _unsorted(data: bytes, old: bytes, kind: str) -> bytes:
+    if kind not in _EXPONENT:
+        return data
+    numbers = np.frombuffer(data, f"<u{_WIDTH[kind]}")
+    found = np.empty_like(numbers)
+    found[_order(old, kind)] = numbers
+    return bytes(found.tobytes())
+
+
+def _order(old: bytes, kind: str) -> NDArray[np.intp]:
+    """Of float16's five bits of exponent and float32's eight; of bfloat16's the upper five."""
+    shift, mask = _EXPONENT[kind]
+    numbers = np.frombuffer(old, f"<u{_WIDTH[kind]}")
+    return np.argsort((numbers >> shift & mask).astype(np.uint8), kind="stable")
 
 
 def _planes(data: bytes, width: int) -> bytes:

@@ -100,6 +100,7 @@ class Updater(Generic[T]):
         self._assigned = (-1, -1)  # version of the assignment, release counter
         self._anyway = False  # even outside of the hours
         self._received = 0  # bytes since the last error
+        self._offered: Release | None = None  # what this pass is about
         self._last: tuple[float, Outcome] | None = None
         self._written: tuple[float, Outcome] | None = None  # of outcomes, into the audit log
         self._due = 0.0
@@ -240,17 +241,19 @@ class Updater(Generic[T]):
     def _tried(self, slots: Slots[T]) -> Outcome:
         """A pass, again and again as far as that may help."""
         tries = 0
-        self._received = 0
+        self._received, self._offered = 0, None
         while True:
             try:
-                return self._pass(slots)
+                return self._pass(slots, self._offered)
             except _Interrupted as interrupted:
                 return Outcome("stopped", str(interrupted))
             except TrustError as error:
                 return Outcome("refused", str(error), error.attack)
             except (SourceError, BundleTampered) as error:
                 attack = _attack(error)
-                if isinstance(error, SourceError) and self._received >= PROGRESS_BYTES:
+                if isinstance(error, BundleTampered):
+                    self._offered = None  # perhaps it has been replaced
+                elif self._received >= PROGRESS_BYTES:
                     tries = 0
                 self._received = 0
                 tries += 1
@@ -269,11 +272,12 @@ class Updater(Generic[T]):
             except OSError as error:
                 return Outcome("failed", f"{self.settings.state}: {error.strerror or error}")
 
-    def _pass(self, slots: Slots[T]) -> Outcome:
+    def _pass(self, slots: Slots[T], release: Release | None = None) -> Outcome:
+        """`release`: as it was found by this pass already."""
         if slots.record.state is State.PROBATION:
             return Outcome("probation", self._verdict)
         try:
-            release = self._trust.newest(self.family)
+            self._offered = release = release or self._trust.newest(self.family)
         except SourceError:
             if slots.record.state not in (State.STAGING, State.TESTING):
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import random
 import signal
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,12 @@ import pytest
 
 from edge_runtime.contract.bundle import MANIFEST_NAME, FileEntry, Manifest
 from edge_runtime.errors import BackendError, BundleError, BundleTampered
+from edge_runtime.ota import delta
+from edge_runtime.ota.audit import BEGINNING, Audit, verify
+from edge_runtime.ota.errors import SourceError
 from edge_runtime.ota.fs import Fs, RealFs
-from edge_runtime.ota.slots import Slots
-from edge_runtime.ota.update import GOLDEN, Candidate, Refused, State
+from edge_runtime.ota.slots import DELTA, Deltas, Slots
+from edge_runtime.ota.update import GOLDEN, Candidate, Event, Record, Refused, State
 from tests.edge_runtime.ota.disk import WAYS, PowerCut, PoweredDisk
 
 DELIVERED = 3
@@ -36,12 +40,14 @@ def small_syncs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edge_runtime.ota.slots.SYNC_EVERY", 1000)
 
 
+@functools.cache
 def content(release: int) -> dict[str, bytes]:
     """The files of a release; the vocabulary is always the same."""
     model = np.random.default_rng(release).bytes(3000)
     return {"encoder.onnx": model, "tokens.txt": b"a b c", "lm.arpa": model[:900] * 2}
 
 
+@functools.cache
 def manifest(release: int) -> bytes:
     entries = {
         name: FileEntry(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
@@ -56,6 +62,32 @@ def manifest(release: int) -> bytes:
     return made.to_json().encode()
 
 
+@functools.cache
+def deltas(release: int) -> tuple[Deltas, dict[str, bytes]]:
+    """What was signed of deltas to a release, and their content by digest.
+
+    Release 5 comes as one against release 4, and its language model packed.  That of the last one
+    is against another base than it says, and the whole file has to be fetched after all.
+    """
+    ours, before = content(release), content(release - 1 if release != LAST else 5)
+    made = {
+        5: [
+            ("encoder.onnx", before["encoder.onnx"], before["encoder.onnx"]),
+            ("lm.arpa", b"", b""),
+        ],
+        LAST: [("encoder.onnx", before["encoder.onnx"], b"another")],
+    }.get(release, [])
+    signed: dict[str, dict[str, FileEntry]] = {}
+    contents = {}
+    for name, base, real in made:
+        data = delta.make(real, ours[name])
+        digest = hashlib.sha256(data).hexdigest()
+        contents[digest] = data
+        entry = FileEntry(sha256=digest, size=len(data))
+        signed[hashlib.sha256(ours[name]).hexdigest()] = {hashlib.sha256(base).hexdigest(): entry}
+    return signed, contents
+
+
 def candidate(release: int) -> Candidate:
     digest = hashlib.sha256(manifest(release)).hexdigest()
     return Candidate(release, f"{release}.0", digest)
@@ -67,10 +99,13 @@ class Server:
 
     release: int
     sent: int = 0
+    asked: list[str] = field(default_factory=list)
     block: int = 700
 
     def __call__(self, name: str, sha256: str, start: int) -> Iterator[bytes]:
-        data = {MANIFEST_NAME: manifest(self.release), **content(self.release)}[name]
+        files = {MANIFEST_NAME: manifest(self.release), **content(self.release)}
+        data = deltas(self.release)[1][sha256] if name == DELTA else files[name]
+        self.asked.append(name)
         assert hashlib.sha256(data).hexdigest() == sha256
         data = data[start:]
         for at in range(0, len(data), self.block):
@@ -105,7 +140,12 @@ class Device:
     """A device that wants `RELEASES`, from one start to the next."""
 
     def __init__(self, fs: Fs) -> None:
-        self.slots = Slots(fs, delivered=DELIVERED, load=loader(fs))
+        self.audit = Audit(fs)
+        self.slots = Slots(fs, delivered=DELIVERED, load=loader(fs), observe=self.note)
+        self.refused: list[str] = []  # deltas
+
+    def note(self, before: Record, event: Event, after: Record) -> None:
+        self.audit.write(type(event).__name__, release=after.release)
 
     def live(self) -> Device:
         """Until there is nothing more to want."""
@@ -123,7 +163,8 @@ class Device:
         if record.state is State.DOWNLOADING:
             # A power cut may have spoilt what was there; then the next try starts anew.
             with contextlib.suppress(BundleTampered):
-                slots.download(Server(record.candidate.release))
+                release = record.candidate.release
+                slots.download(Server(release), deltas(release)[0], self.refused.append)
         elif record.state is State.STAGING:
             slots.stage()
         elif record.state is State.TESTING:
@@ -146,16 +187,19 @@ class Device:
 
 def test_updates_run_one_after_the_other_and_what_failed_is_remembered() -> None:
     disk = PoweredDisk()
-    slots = Device(disk).live().slots
+    device = Device(disk).live()
+    slots = device.slots
     assert slots.record.release == slots.record.floor == LAST
+    assert len(device.refused) == 1 and "another base" in device.refused[0]
     assert [(f.release, f.reason) for f in slots.record.failed] == [
         (SPOILT, "says something else on the golden clip"),
         (SICK, "many words of low confidence"),
     ]
     assert slots.record.holds[slots.record.fallback] == 5
-    assert disk.list(".") == ["A", "B", "record.0", "record.1"]
+    assert disk.list(".") == ["A", "B", "audit", "record.0", "record.1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("names", "data"), WAYS)
 def test_after_a_power_cut_at_any_operation_a_trusted_model_runs_and_the_updates_go_on(
     names: str, data: str
@@ -171,6 +215,7 @@ def test_after_a_power_cut_at_any_operation_a_trusted_model_runs_and_the_updates
         with pytest.raises(PowerCut):
             device.live()
         durable = device.slots.record  # what the device had been told was durable
+        head = device.audit.head
 
         disk = disk.after_cut(names, data)
         found = Device(disk)
@@ -186,16 +231,20 @@ def test_after_a_power_cut_at_any_operation_a_trusted_model_runs_and_the_updates
             assert running == durable.release, cut
 
         record = found.live().slots.record
+        log = verify(disk)
+        assert not log.problems, cut
+        assert head in {BEGINNING, log.head, *(entry["previous"] for entry in log.entries)}, cut
         assert record.release == record.floor == LAST, cut
         assert {failure.release for failure in record.failed} == {SPOILT, SICK}, cut
 
 
+@pytest.mark.parametrize("release", [4, 5])
 @pytest.mark.parametrize("every", [1, 100, 700, 1500])
-def test_a_line_cut_every_few_bytes_costs_no_byte_twice(every: int) -> None:
+def test_a_line_cut_every_few_bytes_costs_no_byte_twice(every: int, release: int) -> None:
     class Cut(Exception):
         pass
 
-    server = Server(4, block=min(every, 300))
+    server = Server(release, block=min(every, 300))
 
     def fetch(name: str, sha256: str, start: int) -> Iterator[bytes]:
         left = every
@@ -208,36 +257,105 @@ def test_a_line_cut_every_few_bytes_costs_no_byte_twice(every: int) -> None:
 
     slots = Device(PoweredDisk()).slots
     slots.start()
-    slots.offer(candidate(4))
+    sizes = {MANIFEST_NAME: len(manifest(release)), **{k: len(v) for k, v in content(4).items()}}
+    if release == 5:  # of which two files come as deltas, and one is here
+        take(slots, 4)
+        del sizes["tokens.txt"], sizes["encoder.onnx"], sizes["lm.arpa"]
+        sizes |= {digest: len(data) for digest, data in deltas(5)[1].items()}
+    slots.offer(candidate(release))
     cuts = 0
     while slots.record.state is State.DOWNLOADING:
         try:
-            slots.download(fetch)
+            slots.download(fetch, deltas(release)[0])
         except Cut:
             cuts += 1
-    size = len(manifest(4)) + sum(map(len, content(4).values()))
+    size = sum(sizes.values())
     assert cuts or every > size
     assert server.sent == size
 
 
-def test_files_that_the_running_bundle_has_are_not_fetched_again() -> None:
-    device = Device(PoweredDisk())
-    slots = device.slots
+def take(slots: Slots[int], release: int, with_deltas: bool = True) -> Server:
+    """A whole update; -> the server, which knows what it was asked for."""
+    server = Server(release)
+    slots.offer(candidate(release))
+    slots.download(server, deltas(release)[0] if with_deltas else None)
+    slots.stage()
+    assert slots.test(self_test)
+    assert slots.start() == release
+    slots.commit()
+    return server
+
+
+@pytest.mark.parametrize("with_deltas", [True, False])
+def test_files_that_the_running_bundle_has_are_not_fetched_again(with_deltas: bool) -> None:
+    slots = Device(PoweredDisk()).slots
     slots.start()
-    for release in (4, 5):
-        slots.offer(candidate(release))
-        asked = []
+    take(slots, 4)
+    asked = take(slots, 5, with_deltas).asked
+    assert asked == [
+        "manifest.json",
+        *(("delta",) * 2 if with_deltas else ("encoder.onnx", "lm.arpa")),
+    ]
 
-        def fetch(name: str, sha256: str, start: int, at: int = release) -> Iterator[bytes]:
-            asked.append(name)  # noqa: B023
-            return Server(at)(name, sha256, start)
 
-        slots.download(fetch)
+def test_a_delta_that_fails_is_asked_for_once_and_a_missing_one_not_at_all() -> None:
+    for there in (True, False):
+        slots = Device(PoweredDisk()).slots
+        slots.start()
+        if there:
+            take(slots, 5)
+        slots.offer(candidate(LAST))
+        refused: list[str] = []
+        server = Server(LAST)
+
+        def cut(name: str, sha256: str, start: int) -> Iterator[bytes]:
+            if name == "lm.arpa" and server.asked.count("lm.arpa") < 2:  # noqa: B023
+                server.asked.append(name)  # noqa: B023
+                raise SourceError("the line was cut")
+            return server(name, sha256, start)  # noqa: B023
+
+        while slots.record.state is State.DOWNLOADING:
+            with contextlib.suppress(SourceError):
+                slots.download(cut, deltas(LAST)[0], refused.append)
+        assert server.asked.count("delta") == len(refused) == (1 if there else 0)
+        assert server.asked.count("encoder.onnx") == 1
+
+
+def test_a_delta_that_the_repository_has_not_is_no_reason_to_wait() -> None:
+    slots = Device(PoweredDisk()).slots
+    slots.start()
+    take(slots, 4)
+    slots.offer(candidate(5))
+
+    def fetch(name: str, sha256: str, start: int) -> Iterator[bytes]:
+        if name == DELTA:
+            raise SourceError("answers 404", status=404)
+        return Server(5)(name, sha256, start)
+
+    slots.download(fetch, deltas(5)[0])
+    assert slots.record.state is State.STAGING
+
+
+@pytest.mark.parametrize("event", ["give_up", "undo"])
+def test_what_is_given_up_or_undone_leaves_what_ran(event: str) -> None:
+    disk = PoweredDisk()
+    slots = Device(disk).slots
+    slots.start()
+    take(slots, 4)
+    if event == "undo":
+        slots.undo("says nonsense")
+        assert slots.start() == DELIVERED and slots.record.floor == 4
+        with pytest.raises(Refused, match="has failed here: says nonsense"):
+            slots.offer(candidate(4))
+        with pytest.raises(Refused, match="no bundle to go back to"):
+            slots.undo("again")
+    else:
+        slots.offer(candidate(5))
+        slots.download(Server(5))
         slots.stage()
-        assert slots.test(self_test)
-        assert slots.start() == release
-        slots.commit()
-    assert asked == ["manifest.json", "encoder.onnx", "lm.arpa"]
+        slots.give_up()
+        assert slots.start() == 4 and not slots.record.failed
+    assert Device(disk).live().slots.record.release == LAST
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "encoder.onnx"])

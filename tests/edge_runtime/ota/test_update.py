@@ -27,13 +27,15 @@ from edge_runtime.ota.update import (
     Staged,
     Started,
     State,
+    Stopped,
+    Undone,
     after,
 )
 
 events: st.SearchStrategy[Event] = st.one_of(
     st.integers(1, 12).map(lambda n: Offered(Candidate(n, str(n), "0" * 64))),
-    st.sampled_from([Downloaded(), Gone(), Staged(), Passed(), Healthy(), Started()]),
-    st.just(Failed("a reason")),
+    st.sampled_from([Downloaded(), Gone(), Staged(), Passed(), Healthy(), Started(), Stopped()]),
+    st.sampled_from([Failed("a reason"), Undone("another")]),
     st.sampled_from([*SLOTS, GOLDEN]).map(lambda slot: Broken(slot, "rot")),
 )
 
@@ -60,19 +62,21 @@ def test_the_rules_hold_whatever_happens(history: list[Event]) -> None:
             assert isinstance(event, Healthy) and record.release == record.floor
         if record.running != before.running:
             switched = before.state is State.TESTING and isinstance(event, Passed)
-            assert switched or isinstance(event, Failed | Broken | Started)
+            assert switched or isinstance(event, Failed | Broken | Started | Undone)
         if GOLDEN not in [e.slot for e in history if isinstance(e, Broken)]:
             assert GOLDEN in record.holds
 
 
 def test_every_state_can_be_left_by_what_may_happen_in_it_and_by_nothing_else() -> None:
     for state in State:
-        for kind in (Offered, Downloaded, Gone, Staged, Passed, Healthy, Failed):
+        for kind in (Offered, Downloaded, Gone, Staged, Passed, Healthy, Failed, Undone):
             record = Record(
-                holds={GOLDEN: 3}, floor=3, state=state,
+                holds={GOLDEN: 3, "A": 4}, running="A", floor=3, state=state,
                 candidate=None if state is State.IDLE else Candidate(4, "4", ""),
             )  # fmt: skip
-            event = {Offered: Offered(Candidate(5, "5", "")), Failed: Failed("x")}.get(kind)
+            event = {
+                Offered: Offered(Candidate(5, "5", "")), Failed: Failed("x"), Undone: Undone("x"),
+            }.get(kind)  # fmt: skip
             event = event or kind()  # type: ignore[call-arg]
             if (state, kind) in TABLE:
                 assert after(record, event).state is TABLE[state, kind]
