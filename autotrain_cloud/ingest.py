@@ -155,12 +155,18 @@ class Ingest:
         -> what is to be published now. Raises StorageError: try again later.
         """
         judged = [judge(topic, payload) for topic, payload in packets]
+        return self.commit_judged(judged, now_ms=now_ms, finished=finished)
+
+    def commit_judged(
+        self, judged: list[Judged], *, now_ms: int, finished: Collection[int] = ()
+    ) -> list[Outgoing]:
+        """The same for packets that have been judged, which another thread can do before."""
         try:
             return self._transaction(judged, now_ms, finished)
         except StorageError:
             raise
         except Exception:
-            log.exception("a batch of %d cannot be stored: one by one", len(packets))
+            log.exception("a batch of %d cannot be stored: one by one", len(judged))
         outgoing = self._transaction([], now_ms, finished)
         for each in judged:
             try:
