@@ -42,7 +42,7 @@ from autotrain_cloud.store.schema import (
     tombstones,
     updates,
 )
-from autotrain_cloud.store.sql import insert_new, upsert
+from autotrain_cloud.store.sql import insert_many, insert_new, upsert
 from edge_runtime.contract.codec import MAX_MESSAGE_BYTES, decode, encode, peek
 from edge_runtime.contract.messages import (
     Birth,
@@ -68,6 +68,8 @@ log = logging.getLogger(__name__)
 RECEIPT_IDS = 1000  # in one message
 SEEN_MS = 60_000  # how exactly it is known when a device last said something
 STAGED_BYTES = 16_000_000  # of one device's parts; then its oldest go, to be sent again
+
+_REVIVED = "(digest) DO UPDATE SET data = excluded.data, doomed = FALSE WHERE blobs.doomed"
 
 Packet = tuple[str, bytes]  # topic, payload
 
@@ -280,17 +282,10 @@ class Ingest:
         if not first:
             return
         now_ms = batch.now_ms
-        statement = upsert(db, blobs)
-        revived = statement.on_conflict_do_update(
-            index_elements=["digest"],
-            set_={"data": statement.excluded.data, "doomed": False},
-            where=blobs.c.doomed,
-        )
-        db.execute(revived, [rows.blob(segment, now_ms=now_ms) for _, segment in first.values()])
-        db.execute(
-            insert_new(db, segments),
-            [self._row(device, segment, now_ms) for device, segment in first.values()],
-        )
+        arrived = [rows.blob(segment, now_ms=now_ms) for _, segment in first.values()]
+        insert_many(db, blobs, arrived, conflict=_REVIVED)
+        kept = [self._row(device, segment, now_ms) for device, segment in first.values()]
+        insert_many(db, segments, kept)
         stored = select(segments.c.id, segments.c.device, segments.c.audio)
         there = {
             row.id: (row.device, row.audio)

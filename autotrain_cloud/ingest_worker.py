@@ -121,12 +121,12 @@ def serve(pipe: Connection) -> None:
     from autotrain_cloud.store import Store
     from autotrain_cloud.store.upkeep import Upkeep
 
-    settings, level = pipe.recv()
-    logging.basicConfig(level=level, format="%(name)s: %(message)s")
     store: Store | None = None
     upkeep: Upkeep | None = None
     ingest: Ingest | None = None
     try:
+        settings, level = pipe.recv()
+        logging.basicConfig(level=level, format="vitconformer: %(name)s: %(message)s")
         while True:
             request = pipe.recv()
             try:

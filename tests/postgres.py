@@ -64,6 +64,11 @@ class Postgres:
         """`immediate`: as if its machine had lost power, but for the disk's cache."""
         self._ctl("stop", "--wait", "--silent", "--mode", mode)
 
+    @property
+    def pid(self) -> int:
+        """Of the first process; the others are its children."""
+        return int((self._folder / "data" / "postmaster.pid").read_text().split()[0])
+
     def new_store(self) -> str:
         """-> URL of a place without tables: a schema, which is made faster than a database."""
         name = f"store_{next(self._numbers)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import signal
 import ssl
@@ -22,7 +23,8 @@ from edge_runtime.contract.messages import IngestState, Message, Nack, Receipt, 
 from edge_runtime.contract.topics import channel_of, topic_of
 from tests.broker import Broker
 
-PATIENCE_S = 20
+PATIENCE_S = 60
+_NUMBERS = itertools.count()
 
 
 def wait_until(what: Callable[[], object], seconds: float = PATIENCE_S) -> None:
@@ -37,7 +39,9 @@ class IngestProcess:
 
     def __init__(self, broker: Broker, store: StoreSettings, folder: Path, **ingest: Any) -> None:
         certificate, key = broker.identity("_ingest")
-        settings = {"check_consent": False} | ingest
+        # A worker that is gone keeps its share of the group's messages for an hour.
+        own = f'"t{next(_NUMBERS)}"'
+        settings = {"check_consent": False, "worker": own, "group": own} | ingest
         lines = [
             "[store]", f'url = "{store.url}"', f'blobs = "{store.blobs}"',
             "[broker]", f'host = "{broker.host}"', f"port = {broker.service_port}",
@@ -57,6 +61,11 @@ class IngestProcess:
                  "--config", str(self._config)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
+
+    def wait(self) -> None:
+        """Until it takes messages."""
+        wait_until(lambda: "connected" in self.log)
+        time.sleep(0.5)  # its subscriptions follow at once
 
     @property
     def log(self) -> str:
@@ -143,7 +152,7 @@ class Device:
         waiting = {each.id: each for each in segments}
         sent: dict[str, float] = {}
         refused = []
-        deadline = time.monotonic() + 3 * PATIENCE_S
+        deadline = time.monotonic() + PATIENCE_S
         while waiting:
             assert time.monotonic() < deadline, f"{len(waiting)} segments have no receipt"
             now = time.monotonic()
@@ -155,6 +164,7 @@ class Device:
                 answer = self.heard.get(timeout=0.1)
             except queue.Empty:
                 continue
+            deadline = time.monotonic() + PATIENCE_S
             for id in answer.ids if isinstance(answer, Receipt) else ():
                 if id in waiting:
                     on_receipt(id)

@@ -79,40 +79,34 @@ def test_devices_get_receipts_consents_and_erase_requests_and_presence_is_known(
         assert "Traceback" not in ingest.log
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_it_loses_nothing_and_keeps_nothing_twice(
     broker: Broker, store: Store, store_settings: StoreSettings, tmp_path: Path
 ) -> None:
-    total, rng = 400, random.Random(5)
+    total, rng = 240, random.Random(5)
     early: list[str] = []
-    done = threading.Event()
-
-    def in_store(id: str) -> None:
-        with store.read() as db:
-            if stored.get(db, id) is None:
-                early.append(id)
+    left = 10  # receipts until it is killed
 
     with (
         Device(broker, "attic-1") as device,
-        IngestProcess(broker, store_settings, tmp_path, worker='"ingest-killed"') as ingest,
+        IngestProcess(broker, store_settings, tmp_path) as ingest,
     ):
 
-        def kill_it() -> None:
-            while not done.wait(rng.uniform(0.5, 2.5)):
+        def on_receipt(id: str) -> None:
+            nonlocal left
+            with store.read() as db:
+                if stored.get(db, id) is None:
+                    early.append(id)
+            left -= 1
+            if left == 0:  # in the middle of the next batch
                 worker = ingest.worker_pid()
                 ingest.kill()
                 wait_until(partial(has_ended, worker))  # by itself
                 ingest.start()
+                left = rng.randrange(20, 60)
 
-        killer = threading.Thread(target=kill_it)
-        killer.start()
-        try:
-            for start in range(0, total, 100):
-                wanted = (segment(1000 + start + n, size=4000) for n in range(100))
-                assert device.deliver(wanted, in_store) == []
-                time.sleep(0.3)
-        finally:
-            done.set()
-            killer.join()
+        wanted = (segment(1000 + number, size=4000) for number in range(total))
+        assert device.deliver(wanted, on_receipt) == []
     assert early == []
     with store.read() as db:
         ids = [row.id for row in stored.find(db, limit=1000)]
@@ -125,7 +119,7 @@ def test_when_the_process_with_the_store_is_killed_the_ingest_says_so_and_ends(
 ) -> None:
     settings = StoreSettings(url=f"sqlite:///{tmp_path}/s.db", blobs=str(tmp_path / "blobs"))
     with IngestProcess(broker, settings, tmp_path) as ingest:
-        wait_until(lambda: "connected" in ingest.log)
+        ingest.wait()
         os.kill(ingest.worker_pid(), signal.SIGKILL)
         assert ingest.process is not None
         assert ingest.process.wait(30) == 1
@@ -133,6 +127,7 @@ def test_when_the_process_with_the_store_is_killed_the_ingest_says_so_and_ends(
         assert "Traceback" not in ingest.log
 
 
+@pytest.mark.slow
 def test_while_the_database_is_down_devices_are_told_and_nothing_is_lost(
     broker: Broker, tmp_path: Path
 ) -> None:
@@ -140,8 +135,9 @@ def test_while_the_database_is_down_devices_are_told_and_nothing_is_lost(
         settings = StoreSettings(url=postgres.new_store(), blobs=str(tmp_path / "blobs"))
         with (
             Device(broker, "cellar-1", resend_s=300) as device,  # no help from the device
-            IngestProcess(broker, settings, tmp_path, worker='"ingest-down"') as ingest,
+            IngestProcess(broker, settings, tmp_path) as ingest,
         ):
+            ingest.wait()
             device.deliver(segment(2000 + number) for number in range(10))
             postgres.stop("immediate")
             late = threading.Thread(
@@ -168,8 +164,9 @@ def test_on_a_full_disk_it_waits_and_goes_on_when_there_is_room(
     settings = StoreSettings(url=f"sqlite:///{tmp_path}/s.db", blobs=str(tmp_path / "blobs"))
     with (
         Device(broker, "garage-1", resend_s=300) as device,
-        IngestProcess(broker, settings, tmp_path, worker='"ingest-full"') as ingest,
+        IngestProcess(broker, settings, tmp_path) as ingest,
     ):
+        ingest.wait()
         device.deliver(segment(4000 + number) for number in range(5))
         worker = ingest.worker_pid()
         limit_files(worker, 300_000)

@@ -183,6 +183,49 @@ def test_the_scan_lets_through_all_that_a_message_may_hold(value: object) -> Non
     scan(_bytes(value))
 
 
+@given(plain, st.booleans())
+@settings(max_examples=300)
+def test_of_all_encodings_the_scan_lets_through_the_deterministic_one(
+    value: object, canonical: bool
+) -> None:
+    data = cbor2.dumps(value, canonical=canonical)
+    if data == _bytes(cbor2.loads(data)):
+        scan(data)
+    else:
+        with pytest.raises(ContractError, match="deterministically"):
+            scan(data)
+
+
+LONGER = [
+    *(b"\x18" + bytes([n]) for n in (0, 23)),
+    *(b"\x38" + bytes([n]) for n in (0, 23)),
+    b"\x19\x00\xff", b"\x1a\x00\x00\xff\xff", b"\x1b\x00\x00\x00\x00\xff\xff\xff\xff",
+    b"\x58\x01a", b"\x78\x01a", b"\x98\x01\x00", b"\xb8\x01\x61a\x00",
+    b"\xa2\x61b\x00\x61a\x00", b"\xa2\x61a\x00\x61a\x00", b"\xa2\x62aa\x00\x61b\x00",
+    b"\xfa" + struct.pack(">f", 0.5), b"\xfb" + struct.pack(">d", 0.5),
+    b"\xfb" + struct.pack(">d", 2.0**100), b"\xfb" + struct.pack(">d", -0.0),
+    b"\xfb" + struct.pack(">d", 2.0**-149), b"\xfa" + struct.pack(">f", 2.0**-24),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("data", LONGER, ids=bytes.hex)
+def test_what_could_be_shorter_or_in_order_is_refused(data: bytes) -> None:
+    cbor2.loads(data)
+    with pytest.raises(ContractError, match="deterministically"):
+        scan(data)
+
+
+@given(st.binary(max_size=20))
+@settings(max_examples=1000)
+def test_whatever_the_scan_lets_through_is_what_would_be_written(data: bytes) -> None:
+    try:
+        scan(data)
+        value = cbor2.loads(data)
+    except (ContractError, cbor2.CBORDecodeError, ValueError):
+        return
+    assert _bytes(value) == data
+
+
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
 def test_numbers_that_are_not_finite_are_refused(number: float) -> None:
     for packed in (b"\xfb" + struct.pack(">d", number), b"\xf9" + struct.pack(">e", number)):
