@@ -5,14 +5,17 @@
     CA/servers.pem   signs the broker and the enrolment server; devices and services trust it alone
     CA/devices.pem   signs devices; the broker's listener for devices trusts it alone
     CA/services.pem  signs what runs in the cloud; the broker's other listener trusts it alone
-    CA/*.key         their private keys, readable by their owner
+    CA/*-1.key       their private keys, readable by their owner
     CA/*.crl.pem     what of devices and services was revoked
     CA/issued.jsonl  every certificate ever signed
 
 They are three roots and no chain, because a broker trusts a root whole: this way no device's
 certificate opens the services' listener, and the key that lies on the enrolment server cannot make
-a broker. `servers.key` is what devices trust for years. It is needed once a year, so it can be kept
-elsewhere; the other two are exchanged at the broker alone.
+a broker. servers-1.key is what devices trust for years. It is needed once a year, so it can be kept
+elsewhere.
+
+A root is followed by the next, devices-1 by devices-2. The new one signs; both are in the files
+above, the new one first, until the old one is retired.
 
 Keys are ECDSA P-256, certificates follow RFC 5280. A name is a device's as the contract has it; a
 service's begins with an underscore, which no device's can.
@@ -68,30 +71,38 @@ class Authority:
         """Raises ConfigError if there is none."""
         self.folder = folder
         self.ledger = Ledger(folder / "issued.jsonl")
-        self._roots = {kind: self._certificate(kind) for kind in KINDS}
+        for kind in KINDS:
+            self._roots(kind)
 
     @classmethod
     def create(cls, folder: Path, fleet: str = "fleet") -> Authority:
         """New keys. Raises ConfigError if there are some."""
-        for kind in KINDS:
-            if (folder / f"{kind}.key").exists() or (folder / f"{kind}.pem").exists():
-                raise ConfigError(f"{folder}: there is an authority already; move it away")
+        if any(folder.glob("*.key")) or any(folder.glob("*.pem")):
+            raise ConfigError(f"{folder}: there is an authority already; move it away")
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for kind in KINDS:
-            key = ec.generate_private_key(ec.SECP256R1())
-            name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{fleet} {kind}")])
-            certificate = (
-                _begin(name, name, key.public_key(), key.public_key(), AUTHORITY_DAYS)
-                .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-                .add_extension(_usage(authority=True), critical=True)
-                .sign(key, hashes.SHA256())
-            )
-            write_atomically(folder / f"{kind}.key", _pem(key), mode=0o600)
-            write_atomically(folder / f"{kind}.pem", certificate.public_bytes(Encoding.PEM))
-        sync_directory(folder)
+            _new_root(folder, kind, f"{fleet} {kind}", 1, [])
         made = cls(folder)
         made.write_lists()
         return made
+
+    def rotate(self, kind: Kind) -> None:
+        """From now on, another key signs; what the one before signed is still trusted.
+
+        Raises ConfigError if there is one before that already.
+        """
+        present, *older = self._roots(kind)
+        if older:
+            raise ConfigError(f"{self.trusted(kind)}: has an older root; retire that first")
+        name, _, number = _name(present).rpartition(" ")
+        _new_root(self.folder, kind, name, int(number) + 1, [present])
+        self.write_lists()
+
+    def retire(self, kind: Kind) -> None:
+        """What earlier keys signed is no longer trusted."""
+        present = self._roots(kind)[0]
+        write_atomically(self.trusted(kind), present.public_bytes(Encoding.PEM))
+        self.write_lists()
 
     def trusted(self, kind: Kind) -> Path:
         """The file with which to check what this key signed."""
@@ -157,28 +168,28 @@ class Authority:
         now = _now()
         entries = self.ledger.entries()
         for kind in KINDS[1:]:
-            key = self._key(kind)
-            builder = (
-                x509.CertificateRevocationListBuilder()
-                .issuer_name(self._roots[kind].subject)
-                .last_update(now - SKEW)
-                .next_update(now + timedelta(days=LIST_DAYS))
-                .add_extension(x509.CRLNumber(int(now.timestamp() * 1000)), critical=False)
-                .add_extension(
-                    x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), False
+            revoked = [
+                x509.RevokedCertificateBuilder()
+                .serial_number(int(each.serial, 16))
+                .revocation_date(datetime.fromtimestamp(each.revoked, timezone.utc))
+                .build()
+                for each in entries
+                if each.kind == kind and each.revoked is not None and each.expires > now.timestamp()
+            ]
+            content = b""
+            for root in self._roots(kind):
+                key = self._key(kind, root)
+                builder = (
+                    x509.CertificateRevocationListBuilder(revoked_certificates=revoked)
+                    .issuer_name(root.subject)
+                    .last_update(now - SKEW)
+                    .next_update(now + timedelta(days=LIST_DAYS))
+                    .add_extension(x509.CRLNumber(int(now.timestamp() * 1000)), critical=False)
+                    .add_extension(
+                        x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), False
+                    )
                 )
-            )
-            for each in entries:
-                if each.kind != kind or each.revoked is None or each.expires < now.timestamp():
-                    continue
-                when = datetime.fromtimestamp(each.revoked, timezone.utc)
-                builder = builder.add_revoked_certificate(
-                    x509.RevokedCertificateBuilder()
-                    .serial_number(int(each.serial, 16))
-                    .revocation_date(when)
-                    .build()
-                )
-            content = builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+                content += builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
             write_atomically(self.revocations(kind), content)
 
     def _with_key(
@@ -201,10 +212,11 @@ class Authority:
             if kind == "servers"
             else ExtendedKeyUsageOID.CLIENT_AUTH
         )
-        signer = self._key(kind)
+        root = self._roots(kind)[0]
+        signer = self._key(kind, root)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         builder = (
-            _begin(subject, self._roots[kind].subject, key, signer.public_key(), days)
+            _begin(subject, root.subject, key, signer.public_key(), days)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(authority=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([use]), critical=False)
@@ -224,10 +236,11 @@ class Authority:
         )
         return certificate
 
-    def _certificate(self, kind: Kind) -> x509.Certificate:
+    def _roots(self, kind: Kind) -> list[x509.Certificate]:
+        """The one that signs first. Read anew: another process may have exchanged them."""
         path = self.trusted(kind)
         try:
-            return x509.load_pem_x509_certificate(path.read_bytes())
+            return x509.load_pem_x509_certificates(path.read_bytes())
         except OSError as error:
             raise ConfigError(
                 f"{path}: cannot be read: {error.strerror}; `vitconformer cloud ca init` makes one"
@@ -235,8 +248,8 @@ class Authority:
         except ValueError as error:
             raise ConfigError(f"{path}: is no certificate: {error}") from error
 
-    def _key(self, kind: Kind) -> ec.EllipticCurvePrivateKey:
-        path = self.folder / f"{kind}.key"
+    def _key(self, kind: Kind, root: x509.Certificate) -> ec.EllipticCurvePrivateKey:
+        path = self.folder / f"{kind}-{_name(root).rpartition(' ')[2]}.key"
         try:
             key = load_pem_private_key(path.read_bytes(), password=None)
         except OSError as error:
@@ -245,11 +258,32 @@ class Authority:
             ) from error
         except (ValueError, TypeError) as error:
             raise ConfigError(f"{path}: is no private key: {error}") from error
-        if not isinstance(key, ec.EllipticCurvePrivateKey) or (
-            key.public_key() != self._roots[kind].public_key()
-        ):
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != root.public_key():
             raise ConfigError(f"{path}: is not the key of {self.trusted(kind)}")
         return key
+
+
+def _new_root(
+    folder: Path, kind: Kind, name: str, number: int, older: list[x509.Certificate]
+) -> None:
+    """The key first: whatever is cut off when, the certificate in the file has its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name} {number}")])
+    root = (
+        _begin(subject, subject, key.public_key(), key.public_key(), AUTHORITY_DAYS)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(authority=True), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    write_atomically(folder / f"{kind}-{number}.key", _pem(key), mode=0o600)
+    sync_directory(folder)
+    content = b"".join(each.public_bytes(Encoding.PEM) for each in (root, *older))
+    write_atomically(folder / f"{kind}.pem", content)
+    sync_directory(folder)
+
+
+def _name(certificate: x509.Certificate) -> str:
+    return str(certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
 
 
 @dataclass(frozen=True, slots=True)

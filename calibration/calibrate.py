@@ -29,8 +29,8 @@ import onnx
 from calibration import census, qdq
 from calibration.cache import CACHE_NAME, cache, release_number
 from calibration.choose import Trial, choose
-from calibration.compare import LITERAL, Difference, compare, logprobs
-from calibration.emit import emit
+from calibration.compare import Difference, logprobs
+from calibration.emit import ON_THE_GRID, emit, precision_of
 from calibration.goldens import goldens
 from calibration.graph import FloatGraph, load_graph
 from calibration.lint import lint
@@ -47,7 +47,7 @@ from edge_runtime.modelspec import ModelSpec
 log = logging.getLogger(__name__)
 
 RANGES_NAME = "ranges.json"
-TENSORRT = {"trt10": (10, 3), "trt8": (8, 6)}  # the oldest release that each form is for
+TENSORRT = {"trt10": (10, 3), "trt8": (8, 6), "float16-trt10": (10, 3)}  # oldest that reads it
 HELD_BACK = 24  # utterances that methods are compared on, at least; a tenth of more than 240
 
 
@@ -63,8 +63,8 @@ class Calibration:
 
 
 def file_name(target: str) -> str:
-    """The INT8 file of a target: `encoder.int8-x86.onnx`."""
-    return f"encoder.int8-{target}.onnx"
+    """The file of a target: `encoder.int8-x86.onnx`."""
+    return f"encoder.{precision_of(target)}.onnx"
 
 
 def calibrate(
@@ -105,10 +105,11 @@ def calibrate(
     sounds = [frontend.compute(read(utterance)) for utterance in kept]
     expected = logprobs(graph.model, spec, sounds)
     answers = goldens(model, spec, sounds)
+    trial = Trial(graph=graph, spec=spec, sounds=sounds, expected=expected)
     if ranges is None:
         ranges = _ranges(graph, spec, observed, out, progress)
         ranges = choose(
-            Trial(graph=graph, spec=spec, sounds=sounds, expected=expected),
+            trial,
             ranges,
             observed,
             lambda changed: _ranges(changed, spec, observed, out, progress),
@@ -128,9 +129,11 @@ def calibrate(
         write_atomically(part, content)
         try:
             found[target] = _prove(part, target, products)
-            config = LITERAL if target in qdq.TARGETS else None
-            got = logprobs(onnx.load_from_string(content), spec, sounds, config=config)
-            differences[target] = compare(expected, got, spec.blank_id)
+            differences[target] = (
+                trial.cost(ranges)
+                if target in ON_THE_GRID
+                else trial.cost_of(content, literal=target in qdq.TARGETS)
+            )
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)

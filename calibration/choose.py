@@ -25,8 +25,15 @@ import onnx
 from numpy.typing import NDArray
 
 from calibration import bias, smooth
-from calibration.compare import Difference, compare, divergences, least_kept, logprobs
-from calibration.emit import emit
+from calibration.compare import (
+    LITERAL,
+    Difference,
+    compare,
+    divergences,
+    least_kept,
+    logprobs,
+)
+from calibration.emit import GRID, emit
 from calibration.graph import FloatGraph
 from calibration.methods import METHODS
 from calibration.observe import Plan
@@ -50,12 +57,19 @@ class Trial:
     expected: list[NDArray[np.float32]]  # log-probabilities of the float model, [T', V]
 
     def answers(self, ranges: Ranges, some: slice = slice(None)) -> list[NDArray[np.float32]]:
-        file = onnx.load_from_string(emit(self.graph, ranges, "x86"))
-        return logprobs(file, self.spec, self.sounds[some])
+        """Of the grid itself: what is chosen must not depend on this processor's kernels."""
+        grid = onnx.load_from_string(emit(self.graph, ranges, GRID))
+        return logprobs(grid, self.spec, self.sounds[some], config=LITERAL)
 
     def cost(self, ranges: Ranges, some: slice = slice(None)) -> Difference:
         answers = self.answers(ranges, some)
         return compare(self.expected[some], answers, self.spec.blank_id)
+
+    def cost_of(self, file: bytes, *, literal: bool) -> Difference:
+        """Of a file that is no plain grid, as onnxruntime computes it, or as it stands."""
+        config = LITERAL if literal else None
+        answers = logprobs(onnx.load_from_string(file), self.spec, self.sounds, config=config)
+        return compare(self.expected, answers, self.spec.blank_id)
 
     def divergences(self, ranges: Ranges) -> NDArray[np.float64]:
         """Of every sound, nats per frame."""

@@ -1,13 +1,16 @@
 """INT8 files, derived from a float graph and its ranges: always the same bytes.
 
-=========== =============================================================================
-target      for
-=========== =============================================================================
-x86         onnxruntime: activations uint8 around 128, for the VNNI kernels of x86-64
-arm64       onnxruntime: int8 around 0, the same grid, for the dot-product kernels of ARM64
-dynamic     onnxruntime: ranges measured anew at every step; needs no calibration
-trt10, trt8 TensorRT: see `calibration.qdq`
-=========== =============================================================================
+============= =============================================================================
+target        for
+============= =============================================================================
+x86           onnxruntime: activations uint8 around 128, for the VNNI kernels of x86-64
+arm64         onnxruntime: int8 around 0, the same grid, for the dot-product kernels of ARM64
+dynamic       onnxruntime: ranges measured anew at every step; needs no calibration
+dynamic7      the same with weights of seven bits, for x86-64 without VNNI, whose kernels add
+              pairs of products in 16 bits: 2 · 255 · 63 fits, 2 · 255 · 127 does not
+trt10, trt8   TensorRT: see `calibration.qdq`
+float16-trt10 TensorRT, without INT8: the one to compare with, or where it is faster
+============= =============================================================================
 
 Weights are int8 in steps of their own for every output, symmetric around zero.  Biases, states and
 everything between the linear layers stay float; constants that lose nothing by it are stored as
@@ -32,14 +35,22 @@ from onnx import helper, numpy_helper
 from calibration import qdq
 from calibration.bias import corrected
 from calibration.graph import FloatGraph, Linear, narrow, replace_nodes
-from calibration.methods import quantised
+from calibration.methods import LEVELS, quantised
 from calibration.ranges import Ranges
 from calibration.smooth import smoothed
 from edge_runtime.errors import ConfigError
 
-CPU_TARGETS = ("x86", "arm64", "dynamic")
+CPU_TARGETS = ("x86", "arm64", "dynamic", "dynamic7")
+GRID = "trt8"  # pairs in float32: evaluated literally, the grid of all static files
+ON_THE_GRID = ("x86", "arm64", GRID)
+_LEVELS = {"dynamic7": 63}  # of weights on either side of zero
 TARGETS = (*CPU_TARGETS, *qdq.TARGETS)
 _ORT = "com.microsoft"  # the domain of onnxruntime's own operators
+
+
+def precision_of(target: str) -> str:
+    """What a bundle calls the model of a target."""
+    return target if target.startswith("float16") else f"int8-{target}"
 
 
 def emit(graph: FloatGraph, ranges: Ranges, target: str) -> bytes:
@@ -50,6 +61,8 @@ def emit(graph: FloatGraph, ranges: Ranges, target: str) -> bytes:
     if target not in TARGETS:
         raise ConfigError(f"no target {target!r}: there are {', '.join(TARGETS)}")
     scales = ranges.scales(graph)
+    if target == "float16-trt10":
+        return qdq.with_pairs(graph, [], scales, target)
     graph = smoothed(graph, ranges.smooth)
     linears = [one for one in graph.linears if one.name not in ranges.keep_float]
     graph = corrected(graph, ranges.bias, linears)
@@ -100,10 +113,10 @@ class _Emission:
         return name
 
     def _multiply(self, linear: Linear, weight: NDArray[np.float32], bias: str, y: str) -> None:
-        numbers, steps = quantised(weight)
+        numbers, steps = quantised(weight, _LEVELS.get(self.target, LEVELS))
         w = self._constant(f"{linear.weight}.int8", numbers, np.int8)
         w_scale = self._constant(f"{linear.weight}.scale", steps, np.float32)
-        if self.target == "dynamic":
+        if self.target.startswith("dynamic"):
             # Where two products read one activation, measuring it twice costs less than a node.
             inputs = [linear.x, w, w_scale, "", bias]
             self._op("DynamicQuantizeMatMul", inputs, y, domain=_ORT)

@@ -87,8 +87,10 @@ METHODS: Mapping[str, Callable[[Histogram], float]] = {
 }
 
 
-def quantised(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """f32 [inputs, outputs] -> int8 of the same shape, and the step of every output."""
-    steps = (np.abs(weight).max(axis=0) / LEVELS).astype(np.float32)
+def quantised(
+    weight: NDArray[np.float32], levels: int = LEVELS
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """f32 [inputs, outputs] -> int8 of the same shape within ±levels, and every output's step."""
+    steps = (np.abs(weight).max(axis=0) / levels).astype(np.float32)
     steps[steps == 0] = 1.0
     return np.round(weight / steps).astype(np.int8), steps

@@ -1,21 +1,23 @@
 """INT8 files for TensorRT, derived from the same float graph and ranges as those for CPUs.
 
 TensorRT reads quantisation from pairs of QuantizeLinear and DequantizeLinear around what is to run
-in INT8, moves them, and fuses what is between.  Two forms serve JetPack 6 and 7:
+in INT8, moves them, and fuses what is between.  Three forms serve JetPack 6 and 7:
 
-=========== ================================================================================
-target      form
-=========== ================================================================================
-trt10       strongly typed, for TensorRT 10 and later (JetPack 6.1 on): float16 with int8
-            weights, opset 19, the first that quantises float16.  Features and states are
-            float16, log-probabilities float32
-trt8        for TensorRT 8.6 (JetPack 6.0) with its INT8 and FP16 flags: float32, opset 17,
-            weights as float with a pair of their own, zero points always given
-=========== ================================================================================
+============= ==============================================================================
+target        form
+============= ==============================================================================
+trt10         strongly typed, for TensorRT 10 and later (JetPack 6.1 on): float16 with int8
+              weights, opset 19, the first that quantises float16.  Features and states are
+              float16, log-probabilities float32
+float16-trt10 the same without INT8: to compare with, and where INT8 is no faster.  TensorRT 11
+              takes no other way to half precision
+trt8          for TensorRT 8.6 (JetPack 6.0) with its INT8 and FP16 flags: float32, opset 17,
+              weights as float with a pair of their own, zero points always given
+============= ==============================================================================
 
-Both are the grid of the CPU files: int8, symmetric, one range per tensor of activations, one step
-per output of weights.  What TensorRT accepts is in `calibration.lint`.  No file of ours has been
-built by TensorRT yet: what is tested is the form, and the arithmetic, in onnxruntime.
+Both INT8 forms are the grid of the CPU files: int8, symmetric, one range per tensor of activations,
+one step per output of weights.  What TensorRT accepts is in `calibration.lint`.  No file of ours
+has been built by TensorRT yet: what is tested is the form, and the arithmetic, in onnxruntime.
 """
 
 from __future__ import annotations
@@ -30,8 +32,8 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference, version_con
 from calibration.graph import FloatGraph, Linear, replace_nodes
 from calibration.methods import quantised
 
-TARGETS = ("trt10", "trt8")
-OPSETS = {"trt10": 19, "trt8": 17}
+TARGETS = ("trt10", "trt8", "float16-trt10")
+OPSETS = {"trt10": 19, "trt8": 17, "float16-trt10": 19}
 # Sums over many values, and angles that grow with time: half precision loses what matters there.
 _FLOAT32 = frozenset(("Cos", "Sin", "Exp", "LogSoftmax", "ReduceSum", "Range"))
 _GREATEST = 6.0e4  # of float16, rounded down; masks hold greater ones
@@ -51,9 +53,10 @@ def with_pairs(
         metadata = {entry.key: entry.value for entry in model.metadata_props}
         model = version_converter.convert_version(model, OPSETS[target])
         helper.set_model_props(model, metadata)
-    if target == "trt10":
+    half = target != "trt8"
+    if half:
         _to_float16(model)
-    _insert_pairs(model.graph, linears, graph.weights(), scales, half=target == "trt10")
+    _insert_pairs(model.graph, linears, graph.weights(), scales, half=half)
     model.producer_name = "vitconformer calibrate"
     content: bytes = model.SerializeToString(deterministic=True)
     return content

@@ -2,7 +2,8 @@
 
 INT8 is only faster where the processor multiplies eight-bit numbers into 32-bit sums in one
 instruction: VNNI on x86-64, the dot-product extension on ARM64.  Without VNNI, onnxruntime's
-kernels for x86 add pairs of products in 16 bits, which overflow: results would change.
+kernels for x86 add pairs of products in 16 bits, which overflow: results would change.  Weights of
+seven bits cannot make them overflow, so there a bundle may have a file of its own.
 
 Measuring the range of an activation at every step is one operator with the product; a range known
 beforehand takes two.  For models whose steps are short the first is faster, and it is more exact.
@@ -31,6 +32,8 @@ class Processor:
         """The INT8 models that are fast here, best first."""
         if self.machine in ("x86_64", "AMD64") and self.features & {"avx512_vnni", "avx_vnni"}:
             return ("int8-dynamic", "int8-x86")
+        if self.machine in ("x86_64", "AMD64") and "avx2" in self.features:
+            return ("int8-dynamic7",)
         if self.machine in ("aarch64", "arm64") and "asimddp" in self.features:
             return ("int8-dynamic", "int8-arm64")
         return ()

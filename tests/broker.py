@@ -10,7 +10,9 @@ with Broker.start(tmp_path) as broker:
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -25,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from autotrain_cloud.ca import Authority, Identity
+from autotrain_cloud.ca import KINDS, Authority, Identity
 
 DEPLOY = Path(__file__).parents[1] / "deploy" / "mosquitto"
 MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
@@ -105,8 +107,7 @@ class Broker:
 
     def reload(self) -> None:
         """Read certificates, revocation lists and access rules anew."""
-        for kind in ("devices", "services"):
-            shutil.copy(self.authority.revocations(kind), self.folder / "fleet")
+        self._copy_trust()
         assert self._process is not None
         self._process.send_signal(signal.SIGHUP)
         time.sleep(0.3)  # it says nothing when it has done so
@@ -128,10 +129,9 @@ class Broker:
         server = self.authority.server(["localhost", self.host])
         (fleet / "server.pem").write_bytes(server.certificate)
         (fleet / "server.key").write_bytes(server.key)
-        for kind in ("devices", "services"):
-            shutil.copy(self.authority.trusted(kind), fleet)
-            shutil.copy(self.authority.revocations(kind), fleet)
-            shutil.copy(DEPLOY / f"{kind}.acl", fleet)
+        self._copy_trust()
+        for path in DEPLOY.glob("*.acl"):
+            shutil.copy(path, fleet)
         text = (DEPLOY / "mosquitto.conf").read_text("utf-8")
         for old, new in (
             (INSTALLED, str(fleet)),
@@ -145,6 +145,11 @@ class Broker:
             text += "\nuser root\n"  # else it becomes a user who cannot read here
         text += more.format(plain_port=self.plain_port)
         (self.folder / "mosquitto.conf").write_text(text, "utf-8")
+
+    def _copy_trust(self) -> None:
+        for kind in KINDS[1:]:
+            shutil.copy(self.authority.trusted(kind), self.folder / "fleet")
+            shutil.copy(self.authority.revocations(kind), self.folder / "fleet")
 
     def _wait(self) -> None:
         deadline = time.monotonic() + 20
@@ -184,12 +189,15 @@ def new_identity(authority: Authority, name: str, *, days: float | None = None) 
 
 
 def free_ports(count: int) -> list[int]:
-    """That nobody listens at now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """That nobody listens at now.
+
+    Below those that the system gives to outgoing connections (32768 and up), one of which could
+    else have taken a port while its broker was away.
+    """
+    found: set[int] = set()
+    while len(found) < count:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.add(port)
+    return list(found)

@@ -35,7 +35,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--targets", default="x86,dynamic", metavar="LIST",
-        help="comma-separated: x86, arm64, dynamic, trt10, trt8 (default: x86,dynamic)",
+        help="comma-separated: x86, arm64, dynamic, dynamic7, trt10, trt8, float16-trt10 "
+        "(default: x86,dynamic)",
     )  # fmt: skip
     parser.add_argument(
         "--budget", type=float, default=0.02, metavar="X",
@@ -184,6 +185,7 @@ def write_with(bundle: Bundle, found: Calibration, out: Path, target: Path) -> B
     import dataclasses
 
     from calibration.calibrate import RANGES_NAME
+    from calibration.emit import precision_of
     from edge_runtime.bundle import write_bundle
     from edge_runtime.contract.bundle import GOLDENS_NAME
 
@@ -192,7 +194,7 @@ def write_with(bundle: Bundle, found: Calibration, out: Path, target: Path) -> B
     files |= {path.name: path for path in found.files.values()}
     files[RANGES_NAME] = out / RANGES_NAME
     files[GOLDENS_NAME] = found.goldens
-    precisions = {f"int8-{name}": path.name for name, path in found.files.items()}
+    precisions = {precision_of(name): path.name for name, path in found.files.items()}
     return write_bundle(
         target,
         dataclasses.replace(

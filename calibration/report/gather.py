@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from calibration.calibrate import Calibration, apart
+from calibration.emit import CPU_TARGETS, precision_of
 from calibration.graph import load_graph
 from calibration.observe import Plan
 from calibration.report.layers import measure_layers
@@ -19,7 +20,7 @@ from edge_runtime.manifest import Utterance
 
 _HELD_BACK = "held back from the ranges, but the method was chosen on them"
 # Which of the files is compared, best first; those for TensorRT do not run here.
-_COMPARED = ("x86", "arm64", "dynamic")
+_COMPARED = CPU_TARGETS
 
 
 def gather(
@@ -55,7 +56,7 @@ def gather(
             what = f"recognising at {chunk_ms} ms"
             chunks[chunk_ms] = compare_recognition(
                 bundle,
-                f"int8-{target}",
+                precision_of(target),
                 heard,
                 chunk_ms,
                 progress=partial(progress, what, total=len(heard)),
@@ -63,11 +64,11 @@ def gather(
     files = [bundle.model(), *found.files.values()]
     return Facts(
         title=f"{manifest.name} {manifest.version}",
-        precision=f"int8-{target or next(iter(found.files))}",
+        precision=precision_of(target or next(iter(found.files))),
         sizes={path.name: path.stat().st_size for path in files},
         float32_bytes=graph.model.ByteSize(),
         ranges=found.ranges,
-        differences=found.differences,
+        differences={precision_of(name): cost for name, cost in found.differences.items()},
         layers=layers,
         chunks=chunks,
         default_chunk_ms=manifest.default_chunk_ms,

@@ -35,7 +35,7 @@ class Facts:
     sizes: Mapping[str, int]  # file name -> bytes
     float32_bytes: int  # of the float graph with float32 weights
     ranges: Ranges
-    differences: Mapping[str, Difference]  # target -> what quantisation changed
+    differences: Mapping[str, Difference]  # precision -> what quantisation changed
     layers: Layers
     chunks: Mapping[int, Comparison]  # ms -> both models over the same recordings; may be empty
     default_chunk_ms: int
@@ -70,7 +70,7 @@ Picture = Callable[[str, str, bytes], str]
 
 def _short(facts: Facts) -> Iterable[str]:
     rows = []
-    file = next(name for name in facts.sizes if facts.precision.removeprefix("int8-") in name)
+    file = f"encoder.{facts.precision}.onnx"
     ratio = facts.sizes[file] / facts.float32_bytes
     rows.append(["size", f"{_mb(facts.sizes[file])}, {ratio:.3f} of float32"])
     if facts.chunks:
@@ -83,9 +83,8 @@ def _short(facts: Facts) -> Iterable[str]:
             ["confidence, ECE", f"{found.before.ece:.3f} → {found.after.ece:.3f}"],
             ["processor time", f"{found.after.cpu_s / max(found.before.cpu_s, 1e-9):.2f} of float"],
         ]  # fmt: skip
-    target = facts.precision.removeprefix("int8-")
-    if target in facts.differences:
-        rows.append(["tokens changed", f"{facts.differences[target].tokens:.2%}"])
+    if cost := facts.differences.get(facts.precision):
+        rows.append(["tokens changed", f"{cost.tokens:.2%}"])
     rows.append(["ranges by", facts.ranges.method])
     kept = facts.ranges.keep_float
     rows.append(["layers that stay float", str(len(kept)) if kept else "none"])
@@ -245,8 +244,7 @@ def _files(facts: Facts) -> Iterable[str]:
     yield "## Files"
     rows = [["file", "size", "of float32 weights", "tokens changed", "signal to noise"]]
     for name, size in facts.sizes.items():
-        target = name.removeprefix("encoder.int8-").removesuffix(".onnx")
-        cost = facts.differences.get(target)
+        cost = facts.differences.get(name.removeprefix("encoder.").removesuffix(".onnx"))
         rows.append(
             [
                 f"`{name}`",

@@ -5,7 +5,8 @@ POST /renew    a certificate request, and the present certificate's word for it 
 GET  /ca.pem   what to check servers with
 
 Bodies are JSON. A token is `SECRET.FINGERPRINT`: the fingerprint is that of ca.pem, so a device
-that has a token needs nothing else to know its server. A token is used up by the first key that it
+that has a token needs nothing else to know its server. Answers bring ca.pem along, so that devices
+learn of the next root while they trust the present one. A token is used up by the first key that it
 is used with; the same request may be repeated, so an answer that was lost is not a device that was
 lost. What a renewal signs includes the new key, so it is of no use to anybody else.
 
@@ -47,7 +48,7 @@ class Token:
     """What an operator hands to a device."""
 
     secret: str
-    fingerprint: str  # SHA-256 of the server's root certificate, DER, hexadecimal
+    fingerprint: str  # of ca.pem, see identity.fingerprint
 
     @classmethod
     def parse(cls, text: str) -> Token:
@@ -117,14 +118,17 @@ class Answer:
     """The server's."""
 
     certificate: bytes  # PEM
+    trusted: bytes  # PEM: what to check servers with from now on
 
     def encode(self) -> bytes:
-        return json.dumps({"certificate": self.certificate.decode()}).encode()
+        fields = {"certificate": self.certificate.decode(), "trusted": self.trusted.decode()}
+        return json.dumps(fields).encode()
 
     @classmethod
     def decode(cls, data: bytes) -> Answer:
         """Raises ContractError."""
-        return cls(_object(data, ("certificate",))["certificate"].encode())
+        fields = _object(data, ("certificate", "trusted"))
+        return cls(fields["certificate"].encode(), fields["trusted"].encode())
 
 
 def enrol(url: str, token: Token, device: str, identity: Identity) -> Certificate:
@@ -139,7 +143,7 @@ def enrol(url: str, token: Token, device: str, identity: Identity) -> Certificat
     identity.trust(trusted)
     asked = Enrol(token.secret, identity.request(device))
     answer = Answer.decode(server.post("enrol", asked.encode(), trusted))
-    return identity.install(answer.certificate, device)
+    return _accept(answer, device, identity)
 
 
 def renew(url: str, identity: Identity) -> Certificate:
@@ -151,7 +155,12 @@ def renew(url: str, identity: Identity) -> Certificate:
     asked = Renew(request, present.pem, identity.sign(Renew.signed(request)))
     trusted = identity.trusted.read_bytes()
     answer = Answer.decode(Server(url).post("renew", asked.encode(), trusted))
-    return identity.install(answer.certificate, present.device)
+    return _accept(answer, present.device, identity)
+
+
+def _accept(answer: Answer, device: str, identity: Identity) -> Certificate:
+    identity.trust(answer.trusted)
+    return identity.install(answer.certificate, device)
 
 
 class Server:

@@ -15,24 +15,30 @@ Where there is a TPM, keep the folder on a volume that it unlocks.
 
 from __future__ import annotations
 
+import hashlib
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
-from cryptography.x509.oid import NameOID
-
 from edge_runtime.contract.topics import check_device
 from edge_runtime.errors import ConfigError, ContractError, StorageError
 from edge_runtime.files import sync_directory, write_atomically
+
+try:  # without the extra, this can be imported, and says what is missing when it is used
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import (
+        Encoding,
+        NoEncryption,
+        PrivateFormat,
+        load_pem_private_key,
+    )
+    from cryptography.x509.oid import NameOID
+except ImportError:
+    _IS_THERE = False
+else:
+    _IS_THERE = True
 
 RENEW_AFTER = 2 / 3  # of a certificate's time; the rest is for a network that is down
 
@@ -57,6 +63,11 @@ class Identity:
     """The identity in a folder, if there is one."""
 
     def __init__(self, folder: Path) -> None:
+        """Raises ConfigError where the cryptography package is missing."""
+        if not _IS_THERE:
+            raise ConfigError(
+                "a device's identity needs cryptography: pip install 'vitconformer[agent]'"
+            )
         self.folder = folder
         self.path = folder / "identity.pem"
         self.trusted = folder / "servers.pem"
@@ -104,8 +115,9 @@ class Identity:
 
     def trust(self, pem: bytes) -> None:
         """From now on, this checks servers."""
-        read_certificate(pem, device=False)
-        self._write(self.trusted, pem, mode=0o644)
+        content = b"".join(each.public_bytes(Encoding.PEM) for each in _certificates(pem))
+        if content != _read(self.trusted, secret=False):
+            self._write(self.trusted, content, mode=0o644)
 
     def sign(self, data: bytes) -> bytes:
         """With the key of the certificate (ECDSA, SHA-256, DER). Raises ConfigError for none."""
@@ -135,32 +147,38 @@ class Identity:
             raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def read_certificate(pem: bytes, *, device: bool = True) -> Certificate:
-    """The first certificate in `pem`. Raises ContractError if there is none, or none of a device's.
+def read_certificate(pem: bytes) -> Certificate:
+    """A device's, the first certificate in `pem`. Raises ContractError if it is none.
 
     It says what it says: whether it is signed by whom, the other side of a connection finds out.
     """
-    begin = pem.find(b"-----BEGIN CERTIFICATE-----")
-    try:
-        found = x509.load_pem_x509_certificate(pem[max(begin, 0) :])
-        names = found.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-        name = names[0].value if len(names) == 1 else None
-        begins, expires = found.not_valid_before_utc, found.not_valid_after_utc
-        content = found.public_bytes(Encoding.PEM)
-    except Exception as error:  # hostile ASN.1 has many ways to be wrong
-        raise ContractError(f"cannot be read: {error}", field="certificate") from error
+    found = _certificates(pem)[0]
+    names = found.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return Certificate(
-        device=check_device(name) if device else str(name),
-        begins=int(begins.timestamp()),
-        expires=int(expires.timestamp()),
-        pem=content,
+        device=check_device(names[0].value if len(names) == 1 else None),
+        begins=int(found.not_valid_before_utc.timestamp()),
+        expires=int(found.not_valid_after_utc.timestamp()),
+        pem=found.public_bytes(Encoding.PEM),
     )
 
 
 def fingerprint(pem: bytes) -> str:
-    """SHA-256 of a certificate's DER, hexadecimal. Raises ContractError if it is none."""
-    content = read_certificate(pem, device=False).pem
-    return x509.load_pem_x509_certificate(content).fingerprint(hashes.SHA256()).hex()
+    """SHA-256 of all certificates in it, DER, hexadecimal: of one, what openssl calls so.
+
+    Raises ContractError if there is none.
+    """
+    found = _certificates(pem)
+    return hashlib.sha256(b"".join(each.public_bytes(Encoding.DER) for each in found)).hexdigest()
+
+
+def _certificates(pem: bytes) -> list[x509.Certificate]:
+    try:
+        found = x509.load_pem_x509_certificates(pem)
+        for each in found:  # what is read lazily, now
+            _ = each.subject, each.not_valid_after_utc
+    except Exception as error:  # hostile ASN.1 has many ways to be wrong
+        raise ContractError(f"cannot be read: {error}", field="certificate") from error
+    return found
 
 
 def _belongs(certificate: Certificate, key: ec.EllipticCurvePrivateKey) -> bool:
@@ -178,7 +196,7 @@ def _load_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def _read(path: Path) -> bytes | None:
+def _read(path: Path, *, secret: bool = True) -> bytes | None:
     try:
         content = path.read_bytes()
         mode = stat.S_IMODE(path.stat().st_mode)
@@ -186,6 +204,6 @@ def _read(path: Path) -> bytes | None:
         return None
     except OSError as error:
         raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
-    if mode & 0o077:
+    if secret and mode & 0o077:
         raise ConfigError(f"{path}: others may read this key (mode {mode:o}): chmod 600 it")
     return content

@@ -64,7 +64,7 @@ def test_openssl_accepts_each_certificate_under_its_own_root_and_purpose_only(
 
 
 def test_keys_are_readable_by_their_owner_only_and_are_never_replaced(authority: Authority) -> None:
-    for path in [authority.folder / f"{kind}.key" for kind in KINDS]:
+    for path in [authority.folder / f"{kind}-1.key" for kind in KINDS]:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with pytest.raises(ConfigError, match="already"):
         Authority.create(authority.folder)
@@ -146,6 +146,26 @@ def test_revoking_a_name_lists_all_its_certificates_and_openssl_refuses_them(
         authority.revoke("kitchen")
 
 
+def test_after_a_rotation_both_roots_are_trusted_and_revocation_reaches_both(
+    authority: Authority,
+) -> None:
+    old, bad = (new_identity(authority, name).certificate for name in ("kitchen", "bath"))
+    again = Authority(authority.folder)  # as in another process, which did not hear of it
+    authority.rotate("devices")
+    with pytest.raises(ConfigError, match="retire that first"):
+        authority.rotate("devices")
+    new = new_identity(again, "attic").certificate
+    again.revoke("bath")
+    listed = ("-crl_check", "-CRLfile", str(again.revocations("devices")))
+    accepted = [verified(again, each, "devices", *listed) for each in (old, bad, new)]
+    assert accepted == [True, False, True]
+    again.retire("devices")
+    assert [verified(again, each, "devices", *listed) for each in (old, new)] == [False, True]
+    again.rotate("devices")
+    assert verified(again, new, "devices", *listed)
+    assert verified(again, new_identity(again, "cellar").certificate, "devices", *listed)
+
+
 def test_a_line_of_the_ledger_that_a_power_cut_tore_is_cut_off(authority: Authority) -> None:
     new_identity(authority, "kitchen")
     path = authority.folder / "issued.jsonl"
@@ -184,6 +204,11 @@ def test_the_verb_goes_from_request_to_certificate_to_revocation(
     assert [entry["revoked"] is None for entry in entries] == [True, True, False]
     assert main([*verb, "sign", str(csr), "--device", "bath", "--out", str(out)]) == 2
     assert "'kitchen'" in capsys.readouterr().err
-    (ca / "devices.key").unlink()
+    assert main([*verb, "rotate", "services"]) == 0
+    assert (ca / "services.pem").read_text().count("BEGIN") == 2
+    assert main([*verb, "retire", "services"]) == 0
+    assert (ca / "services.pem").read_text().count("BEGIN") == 1
+    assert main([*verb, "crl"]) == 0
+    (ca / "devices-1.key").unlink()
     assert main([*verb, "sign", str(csr), "--device", "kitchen", "--out", str(out)]) == 2
-    assert "devices.key: cannot be read" in capsys.readouterr().err
+    assert "devices-1.key: cannot be read" in capsys.readouterr().err

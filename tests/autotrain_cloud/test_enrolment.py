@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 
 from autotrain_cloud.ca import Authority
 from autotrain_cloud.enrolment import A_DAY, FAILURES, WITHIN_S, Enrolment, Failures, router
@@ -127,11 +127,42 @@ def test_a_server_that_the_token_is_not_for_gets_no_secret(world: World, tmp_pat
     assert asked == []
 
 
+def test_nobody_adds_a_root_to_those_that_a_token_vouches_for(world: World, tmp_path: Path) -> None:
+    other = World(tmp_path / "other")
+    application = FastAPI()
+
+    @application.get("/ca.pem")
+    def both() -> Response:
+        roots = [each.authority.trusted("servers").read_bytes() for each in (world, other)]
+        return Response(b"".join(roots))
+
+    with (
+        served(application, other.authority, tmp_path / "other") as url,
+        pytest.raises(Refused, match="not the server that the token is for"),
+    ):
+        client.enrol(url, world.enrolment.token("kitchen"), "kitchen", world.identity())
+    assert not world.identity().trusted.exists()
+
+
+def test_devices_learn_of_the_next_root_when_they_renew(world: World, tmp_path: Path) -> None:
+    early, late = world.enrolled("early"), world.enrolled("late")
+    world.authority.rotate("servers")
+    client.renew(world.url, early)
+    world.authority.retire("servers")
+    with served(world.application, world.authority, tmp_path) as url:  # signed by the new root
+        client.renew(url, early)
+        with pytest.raises(Refused, match="does not show that it is the server"):
+            client.renew(url, late)
+        client.enrol(url, world.enrolment.token("late"), "late", late)
+
+
 def test_a_server_of_ours_cannot_be_another(world: World, tmp_path: Path) -> None:
     identity = world.enrolled()
-    with served(world.application, world.authority, tmp_path, name="broker.example") as url:
-        with pytest.raises(Refused, match="does not show"):
-            client.renew(url, identity)
+    with (
+        served(world.application, world.authority, tmp_path, name="broker.example") as url,
+        pytest.raises(Refused, match="does not show"),
+    ):
+        client.renew(url, identity)
     assert world.issued() == ["kitchen"]
 
 
@@ -221,7 +252,7 @@ def test_nonsense_is_a_status_and_no_traceback(world: World, body: bytes, status
 
 def test_an_authority_without_its_key_says_so_to_its_operator_only(world: World) -> None:
     token = world.enrolment.token("kitchen")
-    key = world.authority.folder / "devices.key"
+    key = world.authority.folder / "devices-1.key"
     key.rename(key.with_suffix(".away"))
     with pytest.raises(Unreachable, match=r"503: the authority cannot sign now$"):
         client.enrol(world.url, token, "kitchen", world.identity())

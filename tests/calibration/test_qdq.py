@@ -16,6 +16,7 @@ from calibration.graph import load_graph
 from calibration.lint import lint
 from edge_runtime.errors import BundleError
 from tests.calibration.graphs import features, logprobs, ranges_of, spec_of, write_encoder
+from tests.calibration.test_emit import needs_vnni
 from training.config import ARMS
 
 SOUND = features(2.0)
@@ -42,6 +43,7 @@ def test_files_are_valid_and_what_tensorrt_reads(tmp_path: Path, arm: str, targe
     assert {entry.key: entry.value for entry in model.metadata_props} == before
 
 
+@needs_vnni
 @pytest.mark.parametrize("arm", ARMS)
 def test_float32_pairs_are_the_grid_of_the_cpu_files(tmp_path: Path, arm: str) -> None:
     path = write_encoder(tmp_path / "encoder.onnx", arm)
@@ -66,6 +68,7 @@ def test_float16_between_the_pairs_is_as_near_to_the_float_model(tmp_path: Path,
     # Rounded to half, a few values in a hundred fall to the other side of an edge, either way.
     assert snr("trt10") > snr("trt8") - 1.5  # dB
     assert snr("trt10") > 40
+    assert snr("float16-trt10") > snr("trt10") + 10
 
 
 def test_types_are_strong_and_states_are_half(tmp_path: Path) -> None:

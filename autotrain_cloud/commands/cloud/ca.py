@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     server.add_argument("names", nargs="+", metavar="HOST", help="its names and addresses")
     server.add_argument("--out", type=Path, required=True, metavar="DIR", help="server.pem, .key")
     service = verbs.add_parser("service", help="key and certificate of a part of the cloud")
-    service.add_argument("name", metavar="NAME", help="_ingest, _release, _watch")
+    service.add_argument("name", metavar="NAME", help="_ingest, _watch")
     service.add_argument("--out", type=Path, required=True, metavar="DIR", help="NAME.pem, .key")
     sign = verbs.add_parser("sign", help="a device's certificate, from its request")
     sign.add_argument("request", type=Path, metavar="CSR", help="a file of the device's")
@@ -34,6 +34,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     revoke = verbs.add_parser("revoke", help="brokers that read the new list refuse it")
     revoke.add_argument("which", metavar="NAME|SERIAL")
     verbs.add_parser("crl", help="sign the revocation lists anew: weekly")
+    rotate = verbs.add_parser("rotate", help="another key signs from now on, both are trusted")
+    retire = verbs.add_parser("retire", help="what earlier keys signed is not trusted any more")
+    for verb in (rotate, retire):
+        verb.add_argument("kind", choices=["servers", "devices", "services"])
     listing = verbs.add_parser("list", help="what was issued")
     listing.add_argument("--json", action="store_true", help="for machines")
 
@@ -47,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         Authority.create(args.ca, args.fleet)
         print(args.ca / "servers.pem")
         print(
-            "This file goes onto devices. servers.key belongs somewhere else: whoever has it can "
+            "This file goes onto devices. servers-1.key belongs somewhere else: whoever has it can "
             "be the broker.",
             file=sys.stderr,
         )
@@ -72,6 +76,9 @@ def run(args: argparse.Namespace) -> int:
         print("Give the broker the new list, and SIGHUP.", file=sys.stderr)
     elif args.verb == "crl":
         authority.write_lists()
+    elif args.verb in ("rotate", "retire"):
+        authority.rotate(args.kind) if args.verb == "rotate" else authority.retire(args.kind)
+        print(authority.trusted(args.kind))
     elif args.verb == "list":
         for entry in authority.ledger.entries():
             if args.json:

@@ -121,7 +121,7 @@ def test_the_script_is_the_same_command() -> None:
         (
             ["--targets", "x86,mips"],
             2,
-            "--targets mips: there are x86, arm64, dynamic, trt10, trt8",
+            "--targets mips: there are x86, arm64, dynamic, dynamic7, trt10, trt8",
         ),
         (["--targets", "", "--report", "r"], 2, "name at least one with --targets"),
         (["--report-manifest", "m.jsonl"], 2, "name its directory with --report"),

@@ -76,7 +76,7 @@ def facts() -> Facts:
             model_sha256="a" * 64, manifest_sha256="b" * 64, chunks=50, method="mse",
             tensors=tensors, measured={"methods": costs, "smooth": {**verdict, "best": "0.5 max"}},
         ),
-        differences={"x86": Difference(0.01, 0.02, 0.0123, 35.0)},
+        differences={"int8-x86": Difference(0.01, 0.02, 0.0123, 35.0)},
         layers=Layers(tuple(layers), histograms),
         chunks={ms: Comparison(recordings) for ms in (160, 320)},
         default_chunk_ms=320, source="made up", processor="a processor",
