@@ -113,7 +113,8 @@ def judge(topic: str, payload: bytes) -> Judged:
         id = _id_at_front(payload) if large else peek(payload, "id")
         if id is not None and re.fullmatch(SEGMENT_ID.regex, id, re.ASCII) is None:
             id = None
-        return Judged(topic, payload, device, id=id, refusal=refusal)
+        consent = None if large else peek(payload, "consent")  # so that erasing it finds this
+        return Judged(topic, payload, device, id=id, consent=consent, refusal=refusal)
     return _judge_message(topic, payload, device, message)
 
 
@@ -176,7 +177,7 @@ class Ingest:
                 raise
             except Exception as error:
                 log.exception("kept as a dead letter: a packet on %s", each.topic)
-                why = Refusal("unstorable", f"{type(error).__name__}: {error}"[:400])
+                why = Refusal("unstorable", _line(f"{type(error).__name__}: {error}"))
                 outgoing += self._bury(each, why, now_ms)
         return outgoing
 
@@ -417,7 +418,7 @@ def _keep_dead_letters(db: Connection, batch: _Batch) -> None:
             "topic": clean(each.topic),
             "device": each.device,
             "id": each.id,
-            "consent": each.consent,
+            "consent": each.consent and clean(each.consent),
             "reason": why.reason,
             "detail": clean(why.detail),
             "digest": hashlib.sha256(each.payload).hexdigest(),

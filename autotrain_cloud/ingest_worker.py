@@ -173,6 +173,8 @@ def _read(
             packets = request.packets if isinstance(request, Commit) else ()
             requests.put((request, [judge(topic, payload) for topic, payload in packets]))
     except (EOFError, OSError):
+        pass  # the shell has ended
+    finally:
         requests.put(None)
 
 
