@@ -71,7 +71,8 @@ class Authority:
         """Raises ConfigError if there is none."""
         self.folder = folder
         self.ledger = Ledger(folder / "issued.jsonl")
-        self._roots = {kind: self._read_roots(kind) for kind in KINDS}  # the one that signs first
+        for kind in KINDS:
+            self._roots(kind)
 
     @classmethod
     def create(cls, folder: Path, fleet: str = "fleet") -> Authority:
@@ -86,18 +87,21 @@ class Authority:
         return made
 
     def rotate(self, kind: Kind) -> None:
-        """From now on, another key signs; what the one before signed is still trusted."""
-        present = self._roots[kind][0]
+        """From now on, another key signs; what the one before signed is still trusted.
+
+        Raises ConfigError if there is one before that already.
+        """
+        present, *older = self._roots(kind)
+        if older:
+            raise ConfigError(f"{self.trusted(kind)}: has an older root; retire that first")
         name, _, number = _name(present).rpartition(" ")
         _new_root(self.folder, kind, name, int(number) + 1, [present])
-        self._roots[kind] = self._read_roots(kind)
         self.write_lists()
 
     def retire(self, kind: Kind) -> None:
         """What earlier keys signed is no longer trusted."""
-        present = self._roots[kind][0]
+        present = self._roots(kind)[0]
         write_atomically(self.trusted(kind), present.public_bytes(Encoding.PEM))
-        self._roots[kind] = [present]
         self.write_lists()
 
     def trusted(self, kind: Kind) -> Path:
@@ -173,7 +177,7 @@ class Authority:
                 if each.kind == kind and each.revoked is not None and each.expires > now.timestamp()
             ]
             content = b""
-            for root in self._roots[kind]:
+            for root in self._roots(kind):
                 key = self._key(kind, root)
                 builder = (
                     x509.CertificateRevocationListBuilder(revoked_certificates=revoked)
@@ -208,7 +212,7 @@ class Authority:
             if kind == "servers"
             else ExtendedKeyUsageOID.CLIENT_AUTH
         )
-        root = self._roots[kind][0]
+        root = self._roots(kind)[0]
         signer = self._key(kind, root)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         builder = (
@@ -232,7 +236,8 @@ class Authority:
         )
         return certificate
 
-    def _read_roots(self, kind: Kind) -> list[x509.Certificate]:
+    def _roots(self, kind: Kind) -> list[x509.Certificate]:
+        """The one that signs first. Read anew: another process may have exchanged them."""
         path = self.trusted(kind)
         try:
             return x509.load_pem_x509_certificates(path.read_bytes())

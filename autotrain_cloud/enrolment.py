@@ -8,6 +8,8 @@ while, and a device that has a certificate gets few more a day.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -29,6 +31,9 @@ from edge_runtime.agent.enrolment import MAX_BYTES, Answer, Enrol, Renew, Token
 from edge_runtime.agent.identity import fingerprint
 from edge_runtime.errors import ContractError, EdgeError
 
+log = logging.getLogger(__name__)
+
+BODY_S = 20.0  # in which a body must be there
 A_DAY = 5  # certificates that a device may have in one: a key for each try, and then some
 FAILURES, WITHIN_S = 10, 600.0  # of one address; more must wait
 ADDRESSES = 10_000  # that are remembered
@@ -151,15 +156,17 @@ def router(enrolment: Enrolment, failures: Failures | None = None) -> APIRouter:
         if failed.too_many(address):
             return _problem(429, "too many failures from this address; wait ten minutes")
         try:
-            body = await _body(request)
+            body = await asyncio.wait_for(_body(request), BODY_S)
             made = await run_in_threadpool(decide, body)
             return Response(made.encode(), media_type="application/json")
-        except (Denied, ContractError) as error:
+        except (Denied, ContractError, asyncio.TimeoutError) as error:
             failed.count(address)
+            log.warning("%s %s: %s", address, request.url.path, error)
             if isinstance(error, Denied):
                 return _problem(error.status, error.detail)
             return _problem(400, str(error))
-        except EdgeError:  # the authority's disk or keys: not for strangers to read
+        except EdgeError as error:  # the authority's disk or keys: not for strangers to read
+            log.error("cannot sign: %s", error)
             return _problem(503, "the authority cannot sign now")
 
     @routes.post("/enrol")

@@ -67,6 +67,7 @@ log = logging.getLogger(__name__)
 
 RECEIPT_IDS = 1000  # in one message
 SEEN_MS = 60_000  # how exactly it is known when a device last said something
+KNOWN_DEVICES = 100_000  # that are remembered, so as not to look them up
 STAGED_BYTES = 16_000_000  # of one device's parts; then its oldest go, to be sent again
 
 _REVIVED = "(digest) DO UPDATE SET data = excluded.data, doomed = FALSE WHERE blobs.doomed"
@@ -112,7 +113,8 @@ def judge(topic: str, payload: bytes) -> Judged:
         id = _id_at_front(payload) if large else peek(payload, "id")
         if id is not None and re.fullmatch(SEGMENT_ID.regex, id, re.ASCII) is None:
             id = None
-        return Judged(topic, payload, device, id=id, refusal=refusal)
+        consent = None if large else peek(payload, "consent")  # so that erasing it finds this
+        return Judged(topic, payload, device, id=id, consent=consent, refusal=refusal)
     return _judge_message(topic, payload, device, message)
 
 
@@ -155,12 +157,18 @@ class Ingest:
         -> what is to be published now. Raises StorageError: try again later.
         """
         judged = [judge(topic, payload) for topic, payload in packets]
+        return self.commit_judged(judged, now_ms=now_ms, finished=finished)
+
+    def commit_judged(
+        self, judged: list[Judged], *, now_ms: int, finished: Collection[int] = ()
+    ) -> list[Outgoing]:
+        """The same for packets that have been judged, which another thread can do before."""
         try:
             return self._transaction(judged, now_ms, finished)
         except StorageError:
             raise
         except Exception:
-            log.exception("a batch of %d cannot be stored: one by one", len(packets))
+            log.exception("a batch of %d cannot be stored: one by one", len(judged))
         outgoing = self._transaction([], now_ms, finished)
         for each in judged:
             try:
@@ -169,7 +177,7 @@ class Ingest:
                 raise
             except Exception as error:
                 log.exception("kept as a dead letter: a packet on %s", each.topic)
-                why = Refusal("unstorable", f"{type(error).__name__}: {error}"[:400])
+                why = Refusal("unstorable", _line(f"{type(error).__name__}: {error}"))
                 outgoing += self._bury(each, why, now_ms)
         return outgoing
 
@@ -191,12 +199,12 @@ class Ingest:
         self, judged: list[Judged], now_ms: int, finished: Collection[int]
     ) -> list[Outgoing]:
         batch = _Batch(judged, now_ms)
-        known = dict(self._seen)
+        seen: dict[str, int] = {}
         with self._store.begin() as db:
             erasure.among_others(db)
             outbox.finish(db, finished)
             if judged:
-                self._refuse_strangers(db, batch, known)
+                seen = self._refuse_strangers(db, batch)
                 self._assemble(db, batch)
                 self._refuse_unwanted(db, batch)
                 self._keep_segments(db, batch)
@@ -205,17 +213,19 @@ class Ingest:
                 _keep_dead_letters(db, batch)
             answers = [(topic, encode(answer), False) for topic, answer in batch.answers()]
             outgoing = outbox.post_encoded(db, answers, self._settings.worker, now_ms=now_ms)
-        self._seen = known  # only now: before, it might still have been undone
+        self._seen.update(seen)  # only now: before, it might still have been undone
+        while len(self._seen) > KNOWN_DEVICES:
+            self._seen.pop(next(iter(self._seen)))
         return outgoing
 
     def _bury(self, each: Judged, why: Refusal, now_ms: int) -> list[Outgoing]:
         refused = Judged(each.topic, each.payload, each.device, None, each.id, each.consent, why)
         return self._transaction([refused], now_ms, ())
 
-    def _refuse_strangers(self, db: Connection, batch: _Batch, known: dict[str, int]) -> None:
-        """Devices that are new are taken in, or not; the others have been seen."""
+    def _refuse_strangers(self, db: Connection, batch: _Batch) -> dict[str, int]:
+        """New devices are taken in, or not; -> those that are now noted as seen, and when."""
         names = {each.device for each in batch.judged if each.device is not None}
-        new = names - set(known)
+        new = {name for name in names if name not in self._seen}
         if new and not self._settings.register_devices:
             strangers = new - devices.known(db, new)
             for each in batch.open():
@@ -225,11 +235,9 @@ class Ingest:
             names -= strangers
             new -= strangers
         devices.register(db, new, now_ms=batch.now_ms)
-        due = {name for name in names if known.get(name, 0) + SEEN_MS <= batch.now_ms}
+        due = {name for name in names if self._seen.get(name, 0) + SEEN_MS <= batch.now_ms}
         devices.seen(db, due, now_ms=batch.now_ms)
-        known.update(dict.fromkeys(due, batch.now_ms))
-        while len(known) > 100_000:
-            known.pop(next(iter(known)))
+        return dict.fromkeys(due, batch.now_ms)
 
     def _assemble(self, db: Connection, batch: _Batch) -> None:
         """Stages parts; what has become whole joins the batch."""
@@ -411,7 +419,7 @@ def _keep_dead_letters(db: Connection, batch: _Batch) -> None:
             "topic": clean(each.topic),
             "device": each.device,
             "id": each.id,
-            "consent": each.consent,
+            "consent": each.consent and clean(each.consent),
             "reason": why.reason,
             "detail": clean(why.detail),
             "digest": hashlib.sha256(each.payload).hexdigest(),

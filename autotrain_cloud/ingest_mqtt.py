@@ -1,6 +1,6 @@
 """The shell of the ingest: MQTT on one side, the process with the store on the other.
 
-One thread and no locks: packets are collected while the store works on the batch before, so batches
+One thread and no locks: packets are collected while the store works on the batches before, so they
 grow with the load; a packet is acknowledged after its batch is committed, and what the store wants
 published is published then. What the broker may send unacknowledged (Receive Maximum) bounds what
 is collected.
@@ -19,6 +19,7 @@ import select
 import ssl
 import time
 from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
 import paho.mqtt.client as mqtt
@@ -44,6 +45,15 @@ TICK_S = 0.5  # between looks at what others want published
 WINDOW = 64  # messages of ours without the broker's acknowledgement
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request to the worker."""
+
+    request: Begin | Commit
+    ids: list[int]  # of the messages in it
+    connection: int  # that they came by
+
+
 class Shell:
     """Runs until `stop` is called, by a signal handler or another thread."""
 
@@ -57,10 +67,9 @@ class Shell:
         self._is_up = False
         self._arrived: deque[tuple[int, str, bytes]] = deque()  # message id, topic, payload
         self._begin: Begin | None = None  # to be asked before anything else
-        self._asked: Begin | Commit | None = None  # of the worker
-        self._asked_ids: list[int] = []  # of the packets in it
-        self._asked_by = 0  # connection
-        self._again_s = 0.0  # then the request is repeated; 0: it is with the worker
+        self._asked: deque[_Asked] = deque()  # with the worker, in the order of its replies
+        self._failed: list[_Asked] = []  # to be asked again
+        self._again_s = 0.0  # then
         self._failures = 0
         self._finished: list[int] = []
         self._outgoing: deque[Outgoing] = deque()
@@ -83,7 +92,7 @@ class Shell:
         store ends by itself.
         """
         try:
-            while not (self._stopping and self._asked is None):
+            while not (self._stopping and not self._asked):
                 self._step()
             self._send()
         finally:
@@ -103,7 +112,7 @@ class Shell:
         client = self._client
         connection = client.socket() if client is not None else None
         reads: list[Any] = [self._wake_read]
-        if self._asked is not None and not self._again_s:
+        if self._asked:
             reads.append(self._worker)
         writes: list[Any] = []
         has_room = len(self._arrived) < self._settings.ingest.receive_maximum
@@ -128,9 +137,9 @@ class Shell:
     def _patience(self, now_s: float) -> float:
         """Seconds until time alone changes something."""
         times = [now_s + TICK_S]
-        if self._is_up and self._asked is None:
+        if self._is_up and not self._asked and not self._failed:
             times.append(self._next_tick_s)
-        if self._again_s:
+        if self._failed:
             times.append(self._again_s)
         if self._client is None:
             times.append(self._next_connect_s)
@@ -148,60 +157,64 @@ class Shell:
     # The store.
 
     def _ask(self, now_s: float) -> None:
-        if self._asked is not None:
-            if self._again_s and now_s >= self._again_s:
-                self._again_s = 0.0
-                self._tell(self._asked)
+        if self._failed:
+            if now_s >= self._again_s and not self._asked:
+                again, self._failed = self._failed, []
+                for asked in again:
+                    self._tell(asked)
             return
         if not self._is_up or self._stopping:
             return
-        self._asked_by = self._connection
         if self._begin is not None:
-            self._asked, self._asked_ids, self._begin = self._begin, [], None
-            self._tell(self._asked)
+            if not self._asked:
+                begin, self._begin = self._begin, None
+                self._tell(_Asked(begin, [], self._connection))
             return
         claim = now_s >= self._next_tick_s
-        if not (self._arrived or claim):
+        size = min(len(self._arrived), self._settings.ingest.batch)
+        # One that is judged while another is committed should be worth a commit.
+        if len(self._asked) > 1 or (self._asked and 2 * size < self._settings.ingest.batch):
+            return
+        if not size and not claim:
             return
         if claim:
             self._next_tick_s = now_s + TICK_S
-        size = min(len(self._arrived), self._settings.ingest.batch)
         taken = [self._arrived.popleft() for _ in range(size)]
         finished, self._finished = self._finished, []
-        self._asked_ids = [id for id, _, _ in taken]
         packets = [(topic, payload) for _, topic, payload in taken]
-        self._asked = Commit(packets, finished, _now_ms(), claim)
-        self._tell(self._asked)
+        request = Commit(packets, finished, _now_ms(), claim)
+        self._tell(_Asked(request, [id for id, _, _ in taken], self._connection))
 
-    def _tell(self, request: Begin | Commit) -> None:
+    def _tell(self, asked: _Asked) -> None:
         try:
-            self._worker.ask(request)
+            self._worker.ask(asked.request)
         except EOFError:
             raise StorageError(_WORKER_GONE) from None
+        self._asked.append(asked)
 
     def _replied(self) -> None:
         try:
             reply = self._worker.reply()
         except EOFError:
             raise StorageError(_WORKER_GONE) from None
+        asked = self._asked.popleft()
         match reply:
             case Done(outgoing):
-                self._asked = None
                 self._failures = 0
-                if self._asked_by == self._connection and self._client is not None:
-                    for id in self._asked_ids:
+                if asked.connection == self._connection and self._client is not None:
+                    for id in asked.ids:
                         self._client.ack(id, 1)
                     self._outgoing.extend(outgoing)
-                self._say(True, "")
+                if not self._failed:
+                    self._say(True, "")
             case Unavailable(reason):
                 bound = min(LAST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self._failures, 20))
                 self._failures += 1
                 pause = self._rng.uniform(bound / 2, bound)
                 self._again_s = time.monotonic() + pause
                 log.warning("%s; again in %.1f s", reason, pause)
+                self._failed.append(asked)  # when this ends, it comes again: it has no receipt
                 self._say(False, reason)
-                if self._stopping:  # it is not acknowledged, so it comes again
-                    self._asked = None
             case Failed(reason):
                 raise ConfigError(reason)
 

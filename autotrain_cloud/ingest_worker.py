@@ -1,17 +1,20 @@
 """The process that has the store: it takes batches from a pipe and says what became of them.
 
-The shell (ingest_mqtt.py) talks to the broker, this process to the database; each has a core. They
-take turns on the pipe: one request, one reply. When the shell ends, however it ends, so does this.
+The shell (ingest_mqtt.py) talks to the broker, this process to the database; each has a core. Every
+request gets one reply, in their order. While a batch is being committed, which is mostly waiting
+for the disk, the next one is judged. When the shell ends, however it ends, so does this process.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import queue
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -22,7 +25,7 @@ from autotrain_cloud.store.outbox import Outgoing
 from edge_runtime.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
-    from autotrain_cloud.ingest import Ingest
+    from autotrain_cloud.ingest import Ingest, Judged
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,29 +124,35 @@ def serve(pipe: Connection) -> None:
     from autotrain_cloud.store import Store
     from autotrain_cloud.store.upkeep import Upkeep
 
+    try:
+        settings, level = pipe.recv()
+    except (EOFError, OSError):
+        return
+    logging.basicConfig(level=level, format="vitconformer: %(name)s: %(message)s")
+    requests: queue.SimpleQueue[tuple[Request, list[Judged]] | None] = queue.SimpleQueue()
+    reader = threading.Thread(target=_read, args=(pipe, requests), daemon=True)
+    reader.start()
     store: Store | None = None
     upkeep: Upkeep | None = None
     ingest: Ingest | None = None
     try:
-        settings, level = pipe.recv()
-        logging.basicConfig(level=level, format="vitconformer: %(name)s: %(message)s")
-        while True:
-            request = pipe.recv()
+        while (asked := requests.get()) is not None:
+            request, judged = asked
             try:
                 if store is None or ingest is None or upkeep is None:
                     store = Store.open(settings.store)
                     ingest = Ingest(store, settings.ingest, settings.retention)
                     upkeep = Upkeep(store, settings.retention)
                     upkeep.start()
-                if isinstance(request, Commit) and request.packets:
+                if judged:
                     upkeep.busy()
-                reply: Reply = Done(_answer(ingest, request))
+                reply: Reply = Done(_answer(ingest, request, judged))
             except StorageError as error:
                 reply = Unavailable(str(error))
             except ConfigError as error:
                 reply = Failed(str(error))
             pipe.send(reply)
-    except (EOFError, OSError):
+    except OSError:
         pass  # the shell has ended
     finally:
         if upkeep is not None:
@@ -152,10 +161,27 @@ def serve(pipe: Connection) -> None:
             store.close()
 
 
-def _answer(ingest: Ingest, request: Request) -> list[Outgoing]:
+def _read(
+    pipe: Connection, requests: queue.SimpleQueue[tuple[Request, list[Judged]] | None]
+) -> None:
+    """Never waits for the other thread, so the shell never waits for long to be heard."""
+    from autotrain_cloud.ingest import judge
+
+    try:
+        while True:
+            request = pipe.recv()
+            packets = request.packets if isinstance(request, Commit) else ()
+            requests.put((request, [judge(topic, payload) for topic, payload in packets]))
+    except (EOFError, OSError):
+        pass  # the shell has ended
+    finally:
+        requests.put(None)
+
+
+def _answer(ingest: Ingest, request: Request, judged: list[Judged]) -> list[Outgoing]:
     if isinstance(request, Begin):
         return ingest.begin(now_ms=request.now_ms, broker_forgot=request.broker_forgot)
-    outgoing = ingest.commit(request.packets, now_ms=request.now_ms, finished=request.finished)
+    outgoing = ingest.commit_judged(judged, now_ms=request.now_ms, finished=request.finished)
     if request.claim:
         outgoing += ingest.claim(now_ms=request.now_ms)
     return outgoing

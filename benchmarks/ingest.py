@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +52,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from tests.broker import Broker
     from tests.postgres import Postgres
 
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        with Broker.start(Path(folder)) as broker:
-            if args.no_postgresql:
-                return _compare(broker, None, args)
-            with Postgres.start() as postgres:
-                return _compare(broker, postgres, args)
+    with tempfile.TemporaryDirectory(prefix="bench-") as name, ExitStack() as stack:
+        broker = stack.enter_context(Broker.start(Path(name)))
+        postgres = None if args.no_postgresql else stack.enter_context(Postgres.start())
+        return _compare(broker, postgres, args)
 
 
 def _compare(broker: Any, postgres: Any, args: argparse.Namespace) -> dict[str, Any]:
@@ -143,8 +141,7 @@ def _ingest(broker: Any, postgres: Any, count: int) -> dict[str, float]:
     from autotrain_cloud.store import Store, segments
     from tests.autotrain_cloud.processes import IngestProcess
 
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=measure.ROOT / "data") as name:
-        folder = Path(name)
+    with _folder() as folder:
         url = postgres.new_store() if postgres else f"sqlite:///{folder}/store.db"
         settings = StoreSettings(url=url, blobs=str(folder / "blobs"))
         store = Store.open(settings)

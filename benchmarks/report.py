@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.measure import RESULTS, ROOT, Table, markdown, say
 
 ORDER = ("parity", "sherpa", "gemm", "overhead", "batch", "memory", "accuracy", "robustness",
-         "latency", "confidence", "int8")  # fmt: skip
+         "latency", "confidence", "int8", "fleet_sim")  # fmt: skip
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 SEEN, HELD_OUT, REAL = "seen-voices", "held-out-voices", "reader-5652"  # names of test sets
 
@@ -195,6 +195,16 @@ def _int8_size(results: Results) -> Finding:
     return f"{ratio:.3f}", ratio <= 0.3
 
 
+def _fleet(results: Results) -> Finding:
+    latency, least, lost = results["latency_s"], results["connected_least"], results["lost"]
+    doubled, rate = results["doubled"], results["made_per_s"]
+    return (
+        f"{least:,} connected, {rate:.0f} segments a second, {lost} lost, {doubled} doubled; "
+        f"{latency['p50'] * 1000:.0f} / {latency['p99'] * 1000:.0f} ms",
+        least >= 10_000 and not lost and not doubled,
+    )
+
+
 TARGETS = (
     Target(
         what="chunked against offline: largest difference of a log-probability; equal tokens",
@@ -334,6 +344,12 @@ TARGETS = (
             find=_confidence(name),
         )
         for name in (REAL, HELD_OUT)
+    ),
+    Target(
+        what="simulated fleet, a segment of 20 kB a minute each; making to receipt, p50 / p99",
+        aim="10,000 connected on 2 cores, 0 lost, 0 doubled",
+        benchmark="fleet_sim",
+        find=_fleet,
     ),
 )
 

@@ -10,7 +10,9 @@ with Broker.start(tmp_path) as broker:
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -187,12 +189,15 @@ def new_identity(authority: Authority, name: str, *, days: float | None = None) 
 
 
 def free_ports(count: int) -> list[int]:
-    """That nobody listens at now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """That nobody listens at now.
+
+    Below those that the system gives to outgoing connections (32768 and up), one of which could
+    else have taken a port while its broker was away.
+    """
+    found: set[int] = set()
+    while len(found) < count:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.add(port)
+    return list(found)

@@ -150,8 +150,10 @@ def test_after_a_rotation_both_roots_are_trusted_and_revocation_reaches_both(
     authority: Authority,
 ) -> None:
     old, bad = (new_identity(authority, name).certificate for name in ("kitchen", "bath"))
+    again = Authority(authority.folder)  # as in another process, which did not hear of it
     authority.rotate("devices")
-    again = Authority(authority.folder)
+    with pytest.raises(ConfigError, match="retire that first"):
+        authority.rotate("devices")
     new = new_identity(again, "attic").certificate
     again.revoke("bath")
     listed = ("-crl_check", "-CRLfile", str(again.revocations("devices")))

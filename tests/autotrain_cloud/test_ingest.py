@@ -323,6 +323,14 @@ def test_what_was_erased_does_not_come_back(store: Store) -> None:
     assert all(row.payload == b"" for row in all_rows(store, "dead_letters"))
 
 
+def test_dead_letters_of_an_erased_consent_go_with_it(store: Store) -> None:
+    topic, good = packet(segment(1, consent="c-2"))
+    offered = [(topic, good.replace(b"opus", b"wave")), (topic, b"?"), packet(segment(2))]
+    new_ingest(store).commit(offered, now_ms=NOW)
+    erasure.erase(store, consents=["c-2"], now_ms=NOW)
+    assert [bytes(row.payload) for row in all_rows(store, "dead_letters")] == [b"?"]
+
+
 def test_a_device_is_told_again_to_erase_until_it_answers(store: Store) -> None:
     ingest = new_ingest(store)
     ingest.commit([packet(segment(1))], now_ms=NOW)

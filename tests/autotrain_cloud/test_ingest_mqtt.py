@@ -50,10 +50,11 @@ def test_devices_get_receipts_consents_and_erase_requests_and_presence_is_known(
     with store.begin() as db:
         consents.grant(db, "hall-1", "c-1", now_ms=NOW)
     with (
-        Device(broker, "kitchen-1") as kitchen,
-        Device(broker, "hall-1") as hall,
         IngestProcess(broker, store_settings, tmp_path, check_consent=True) as ingest,
+        Device(broker, "kitchen-1", resend_s=300) as kitchen,
+        Device(broker, "hall-1", resend_s=300) as hall,  # so there is one answer to each segment
     ):
+        ingest.wait()
         kitchen.say(birth(3))
         hall.say(birth(4))
         assert hall.deliver(segment(number) for number in range(5)) == []
