@@ -9,7 +9,8 @@ takes the real listener and a certificate for each device.
 
 Latency is from the making of a segment to its receipt, which is sent after the commit; it is
 measured over the minutes between the last device's start and the end. "Lost" are segments that
-were made and are not in the store after the devices had time to deliver them; "doubled" are rows
+are neither in the store nor in a device's outbox after the devices had time to deliver them, "still
+waiting" those in an outbox; "doubled" are rows
 beyond one for each. CPU is user and system time of a process over the same minutes, in cores;
 memory is its peak. `--chaos` kills broker (which may forget everything) and ingest with SIGKILL at
 random moments and starts them again after a few seconds.
@@ -219,7 +220,7 @@ class _Simulation:
             "latencies": len(tally.latency_s),
             "delivered": tally.delivered,
             "waiting_at_end": len(waiting),
-            "lost": len(tally.ids - stored - tally.dead.keys()),
+            "lost": len(tally.ids - stored - waiting - tally.dead.keys()),
             "rows": len(rows),
             "doubled": len(rows) - len(stored),
             "published": tally.published,
@@ -297,6 +298,7 @@ def table(results: Mapping[str, Any]) -> measure.Table:
             ", ".join(f"{latency[f'p{rank}']:.3f} s" for rank in (50, 90, 99, 100)),
         ],
         ["lost, doubled", f"{results['lost']}, {results['doubled']}"],
+        ["still waiting at the end", str(results["waiting_at_end"])],
         ["sent more than once", str(results["repeated"])],
     ]
     for name, memory in results["memory_mb"].items():
