@@ -96,7 +96,12 @@ class Agent:
             log=self._decisions,
         )
         self._desk = Desk(
-            self._recorder, Meter(self.session), self.problems, show=show, kept=self._kept
+            self._recorder,
+            Meter(self.session),
+            self.problems,
+            show=show,
+            kept=self._kept,
+            patient=bool(settings.audio.files) and not settings.audio.speed,
         )
         self.device = _device(settings)
         self._requests = Requests(

@@ -154,12 +154,12 @@ def test_consent_and_erasure_come_from_the_cloud(
         erasure.erase(store, segments=ids, now_ms=now)
         wait_until(lambda: [fates(agent).get(id) for id in ids] == ["erased", "erased"])
         with store.begin() as db:
-            consents.withdraw(db, "hall-1", "c-7", now_ms=now)
+            consents.withdraw(db, "c-7", now_ms=now)
         wait_until(lambda: not agent.status()["consent"]["granted"])
         assert agent.close() == 0
     assert "queued" not in fates(agent).values()
     assert json.loads(agent.ask("explain", "--json", "--last", "1").stdout)["upload"] is False
-    later = agent.status()
+    later = json.loads(agent.ask("status", "--json").stdout)
     assert later["running"] is False
     assert later["consent"]["granted"] is False
 
@@ -204,7 +204,7 @@ def test_whatever_is_wrong_with_the_broker_is_one_line_and_recognising_goes_on(
             agent.start("--show")
             wait_until(lambda agent=agent, expected=expected: expected in agent.log)
             assert agent.process is not None
-            out, _ = agent.process.communicate(timeout=60)
+            out, _ = agent.process.communicate(timeout=300)
             assert agent.process.returncode == 0
         assert len(out.splitlines()) == 12
         assert agent.log.count(expected) == 1
@@ -235,10 +235,10 @@ def test_questions_are_answered_while_it_runs_and_after(tmp_path: Path) -> None:
         assert second.returncode == 2
         assert "another process has this outbox open" in second.stderr
         assert agent.close() == 0
-    assert agent.status()["running"] is False
-    assert agent.ask("status").returncode == 1
     assert agent.ask("erase", "--all").returncode == 0
-    assert agent.status()["outbox"]["queued"] == 0
+    resting = agent.ask("status", "--json")
+    assert resting.returncode == 1
+    assert json.loads(resting.stdout)["outbox"]["queued"] == 0
     assert error_line(agent.ask("explain", "ffff")).endswith("no decision about 'ffff'")
 
 
@@ -257,7 +257,7 @@ def test_a_terminated_agent_finishes_the_utterance(tmp_path: Path) -> None:
         assert agent.process.stdout is not None
         first = agent.process.stdout.readline()  # the first word: the sentence has three seconds
         agent.process.send_signal(signal.SIGTERM)
-        out, _ = agent.process.communicate(timeout=60)
+        out, _ = agent.process.communicate(timeout=300)
         assert agent.process.returncode == 0
     events = [json.loads(line) for line in [first, *out.splitlines()]]
     assert events[-1]["type"] == "final"
@@ -277,11 +277,12 @@ def test_a_damaged_bundle_is_a_line_in_the_status_and_the_agent_waits_for_anothe
     agent.config.write_text(text)
     with agent:
         agent.start(speed="10")
-        wait_until(lambda: (agent.state / "control.sock").exists())
-        wait_until(lambda: "encoder.onnx" in agent.status()["problems"].get("recogniser", ""))
+        wait_until(
+            lambda: "encoder.onnx" in agent.status().get("problems", {}).get("recogniser", "")
+        )
         assert agent.status()["model"] is None
         (bundle / "encoder.onnx").write_bytes(sound)
-        wait_until(lambda: agent.status()["utterances"] > 0)
+        wait_until(lambda: agent.status()["utterances"])
         assert "recogniser" not in agent.status()["problems"]
         assert agent.close() == 0
 
