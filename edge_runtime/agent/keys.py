@@ -55,7 +55,7 @@ def _rows(kind: type, prefix: str) -> Iterator[tuple[str, str, str, str]]:
         name = prefix + field.name
         inner = hint.__args__[0] if isinstance(hint, types.GenericAlias) else hint
         if dataclasses.is_dataclass(hint):
-            yield from _rows(hint, f"{name}.")
+            yield from _rows(typing.cast(type, hint), f"{name}.")
         elif dataclasses.is_dataclass(inner):
             keys = ", ".join(each.name for each in dataclasses.fields(inner))
             yield (f"`{name}`", f"list of {{ {keys} }}", "`[]`", comments.get(field.name) or

@@ -154,7 +154,7 @@ def test_consent_and_erasure_come_from_the_cloud(
         erasure.erase(store, segments=ids, now_ms=now)
         wait_until(lambda: [fates(agent).get(id) for id in ids] == ["erased", "erased"])
         with store.begin() as db:
-            consents.withdraw(db, "c-7", now_ms=now)
+            consents.withdraw(db, "hall-1", now_ms=now)
         wait_until(lambda: not agent.status()["consent"]["granted"])
         assert agent.close() == 0
     assert "queued" not in fates(agent).values()
