@@ -178,7 +178,7 @@ class Agent:
 
     def _leave(self) -> None:
         """The last reports, what else there is time for, and a goodbye."""
-        self._report()
+        self._safely(self._report)
         if self._link is None:
             return
         self._link.wake()
@@ -344,13 +344,21 @@ class Agent:
                 return
             if now - observed >= OBSERVE_S:
                 observed = now
-                self._observe()
+                self._safely(self._observe)
             if now - tidied >= TIDY_S:
                 tidied = now
-                self._tidy()
+                self._safely(self._tidy)
             if now - reported >= self.settings.telemetry.interval_s:
                 reported = now
-                self._report()
+                self._safely(self._report)
+
+    def _safely(self, work: Callable[[], None]) -> None:
+        """No mistake of ours may end the housekeeping."""
+        try:
+            work()
+        except Exception as error:
+            log.debug("housekeeping failed", exc_info=True)
+            self.problems.report("housekeeping", repr(error))
 
     def _observe(self) -> None:
         with self.problems.watching("consent"):
