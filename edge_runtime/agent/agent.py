@@ -96,7 +96,12 @@ class Agent:
             log=self._decisions,
         )
         self._desk = Desk(
-            self._recorder, Meter(self.session), self.problems, show=show, kept=self._kept
+            self._recorder,
+            Meter(self.session),
+            self.problems,
+            show=show,
+            kept=self._kept,
+            patient=bool(settings.audio.files) and not settings.audio.speed,
         )
         self.device = _device(settings)
         self._requests = Requests(
@@ -174,7 +179,7 @@ class Agent:
 
     def _leave(self) -> None:
         """The last reports, what else there is time for, and a goodbye."""
-        self._report()
+        self._safely(self._report)
         if self._link is None:
             return
         self._link.wake()
@@ -345,13 +350,21 @@ class Agent:
                 return
             if now - observed >= OBSERVE_S:
                 observed = now
-                self._observe()
+                self._safely(self._observe)
             if now - tidied >= TIDY_S:
                 tidied = now
-                self._tidy()
+                self._safely(self._tidy)
             if now - reported >= self.settings.telemetry.interval_s:
                 reported = now
-                self._report()
+                self._safely(self._report)
+
+    def _safely(self, work: Callable[[], None]) -> None:
+        """No mistake of ours may end the housekeeping."""
+        try:
+            work()
+        except Exception as error:
+            log.debug("housekeeping failed", exc_info=True)
+            self.problems.report("housekeeping", repr(error))
 
     def _observe(self) -> None:
         with self.problems.watching("consent"):

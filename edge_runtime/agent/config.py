@@ -85,8 +85,8 @@ class AudioSettings:
 class BrokerSettings:
     """The MQTT broker of the fleet."""
 
-    host: str
-    port: int = 8883
+    host: str  # its name, as its certificate has it
+    port: int = 8883  # for devices
     ca: Path | None = None  # certificates to trust, PEM; none: no TLS, for tests only
     certificate: Path | None = None  # of the device, PEM; its name is the device's
     key: Path | None = None  # of the certificate, PEM
@@ -148,7 +148,7 @@ class TelemetrySettings:
     interval_s: int = 900  # between reports to the cloud
     prometheus: bool = False  # whether metrics can be fetched from the device
     prometheus_address: str = "127.0.0.1"  # other than this, the whole network may read them
-    prometheus_port: int = 9464
+    prometheus_port: int = 9464  # where they can be fetched; 0: any that is free
 
     def __post_init__(self) -> None:
         _within("telemetry", "interval_s", self.interval_s, 1, 86_400)

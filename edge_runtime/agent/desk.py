@@ -2,7 +2,7 @@
 
 The recorder has a thread of its own, so that compressing an utterance and bringing it to the disk
 delays no word. Its queue is bounded: a disk that hangs costs recordings, which are counted, not
-memory.
+memory. Sound that can wait, a file that is read as fast as possible, waits instead.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from edge_runtime.contract.records import Model
 from edge_runtime.events import Event
 from edge_runtime.ota.health import Health
 
-WAITING = 32  # utterances that may wait to be recorded
+WAITING = 16  # utterances that may wait to be recorded
 
 
 class Desk:
@@ -37,12 +37,14 @@ class Desk:
         *,
         show: Callable[[Event], None] | None,
         kept: Callable[[], None],  # something new lies in the outbox
+        patient: bool = False,  # whether the sound can wait for the recorder
     ) -> None:
         self._recorder = recorder
         self._meter = meter
         self._problems = problems
         self._show = show
         self._kept = kept
+        self._patient = patient
         self._lock = threading.Lock()  # of meter and the numbers below
         self._queue: queue.Queue[Heard | None] = queue.Queue(WAITING)
         self._thread = threading.Thread(target=self._record, name="recorder", daemon=True)
@@ -109,7 +111,7 @@ class Desk:
             self._mean += difference / self._utterances
             self._squares += difference * (heard.final.confidence - self._mean)
         try:
-            self._queue.put_nowait(heard)
+            self._queue.put(heard, block=self._patient)
         except queue.Full:
             self.skipped += 1
             self._problems.report("recording", "the disk cannot keep up: utterances are not kept")

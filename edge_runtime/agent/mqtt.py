@@ -305,19 +305,20 @@ class Link:
     def _connect(self, will_topic: str, will: bytes) -> None:
         self._hang_up()
         self._number += 1
+        sockets: list[ssl.SSLSocket] = []
         try:
-            client = self._new_client(self._number, will_topic, will)
+            client = self._new_client(self._number, will_topic, will, sockets)
         except ConfigError as error:
             self._events.put(_Answer(self._number, "failed", (str(error),)))
             return
         self._client = client
         self._silent_ms = monotonic_ms() + round(2000 * self._settings.connect_timeout_s)
         self._connector = threading.Thread(
-            target=self._reach, args=(client, self._number), name="connector", daemon=True
+            target=self._reach, args=(client, self._number, sockets), name="connector", daemon=True
         )
         self._connector.start()
 
-    def _reach(self, client: Client, number: int) -> None:
+    def _reach(self, client: Client, number: int, sockets: list[ssl.SSLSocket]) -> None:
         """On a thread of its own, because names, TCP and TLS may each take their time."""
         settings = self._settings
         try:
@@ -329,12 +330,17 @@ class Link:
                 properties=_terms(),
             )
         except (OSError, ValueError) as error:
+            for each in sockets:  # paho leaves one open whose handshake failed
+                each.close()
             why = self._certificate_problem() or _words(error)
             self._events.put(_Answer(number, "failed", (why,)))
             return
         client.loop_start()
 
-    def _new_client(self, number: int, will_topic: str, will: bytes) -> Client:
+    def _new_client(
+        self, number: int, will_topic: str, will: bytes, sockets: list[ssl.SSLSocket]
+    ) -> Client:
+        """`sockets` will hold those that TLS was begun on."""
         from paho.mqtt.client import Client
         from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
         from paho.mqtt.packettypes import PacketTypes
@@ -350,7 +356,15 @@ class Link:
         client.connect_timeout = settings.connect_timeout_s
         client.max_inflight_messages_set(MAX_WINDOW)
         if settings.ca is not None:
-            client.tls_set_context(tls_context(settings))
+            context = tls_context(settings)
+            wrap = context.wrap_socket
+
+            def wrap_and_note(*args: Any, **options: Any) -> ssl.SSLSocket:
+                sockets.append(wrap(*args, **options))
+                return sockets[-1]
+
+            context.wrap_socket = wrap_and_note  # type: ignore[method-assign]
+            client.tls_set_context(context)
         delay = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]
         delay.WillDelayInterval = WILL_DELAY_S
         client.will_set(will_topic, will, qos=1, retain=True, properties=delay)

@@ -65,12 +65,12 @@ class SamplingPolicy:
     confidence_below: float = 0.6  # calibrated confidence of the utterance; 0 switches it off
     deletion_above: float = 0.5  # deletion score; 1 switches it off
     random_share: float = 0.01  # of all utterances
-    daily_segments: int = 200
-    daily_bytes: int = 20_000_000
+    daily_segments: int = 200  # at most, of a local day
+    daily_bytes: int = 20_000_000  # likewise, as they are sent
     random_budget: float = 0.25  # share of both that belongs to the random sample
-    min_speech_s: float = 0.5
-    max_speech_s: float = 30.0
-    quiet: tuple[Quiet, ...] = ()
+    min_speech_s: float = 0.5  # shorter utterances are not kept
+    max_speech_s: float = 30.0  # nor longer ones
+    quiet: tuple[Quiet, ...] = ()  # hours of local time in which nothing is kept
     time_zone: str = "UTC"  # IANA name: quiet hours and days are local
     seed: str = ""  # of the dice; another one draws another sample
 

@@ -191,7 +191,7 @@ class Meter:
                     queued_bytes=queued_bytes,
                     dead=dead,
                     crashes=window.crashes,
-                    gauges=dict(gauges),
+                    gauges={name: float(value) for name, value in gauges.items()},
                 )
             )
             self._sequence += 1

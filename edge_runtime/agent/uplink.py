@@ -214,12 +214,13 @@ class Uplink:
                 self._messages.appendleft(handed)
                 self._next_message_ms = now_ms + PAUSE_MS
             return
+        if handed is None:
+            return
         if code == PACKET_TOO_LARGE and self._packet_bytes > 2048:
             self._packet_bytes //= 2
         else:
             self._next_segment_ms = max(self._next_segment_ms, now_ms + PAUSE_MS)
-        if handed is not None and code != NO_SUBSCRIBERS:
-            self._land(handed)  # it will not arrive, so its receipt need not be awaited
+        self._land(handed)  # it will not arrive, so its receipt need not be awaited
 
     def _received(self, message: Message, now_ms: int) -> Iterable[Action]:
         match message:
@@ -250,6 +251,8 @@ class Uplink:
                     self._window = max(1.0, self._window / 2)
             case IngestState():
                 if self._ingest is None or message.version >= self._ingest.version:
+                    if message.accepting and message != self._ingest:  # somebody is there now
+                        self._next_segment_ms = self._next_message_ms = now_ms
                     self._ingest = message
             case Consent() | Erase() | Assignment() | Command():
                 yield HandOn(message)
