@@ -28,8 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotrain_cloud.monitor.blocks import Block, DeviceState
-from autotrain_cloud.monitor.looking import FleetState, look
+from autotrain_cloud.monitor.looking import look
 from autotrain_cloud.monitor.settings import DAY_MS, MonitorSettings
+from autotrain_cloud.monitor.streams import FleetState
 from benchmarks import measure
 from benchmarks.measure import Table
 
