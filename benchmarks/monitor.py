@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import statistics
 import sys
 from collections.abc import Mapping
@@ -82,9 +83,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         for drift in DRIFTS:
             if args.drift and drift.name not in args.drift:
                 continue
-            measure.say(f"rho {rho}, {drift.name}")
             runs = [simulate(drift, rho, seed) for seed in range(args.seeds)]
-            found[f"rho {rho}: {drift.name}"] = _summary(drift, runs)
+            found[f"rho {rho}: {drift.name}"] = summary = _summary(drift, runs)
+            measure.say(f"rho {rho}: {drift.name}: {json.dumps(summary)}")
     return found
 
 
