@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import statistics
 import sys
 from collections.abc import Mapping
@@ -28,8 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotrain_cloud.monitor.blocks import Block, DeviceState
-from autotrain_cloud.monitor.looking import FleetState, look
+from autotrain_cloud.monitor.looking import look
 from autotrain_cloud.monitor.settings import DAY_MS, MonitorSettings
+from autotrain_cloud.monitor.streams import FleetState
 from benchmarks import measure
 from benchmarks.measure import Table
 
@@ -81,9 +83,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         for drift in DRIFTS:
             if args.drift and drift.name not in args.drift:
                 continue
-            measure.say(f"rho {rho}, {drift.name}")
             runs = [simulate(drift, rho, seed) for seed in range(args.seeds)]
-            found[f"rho {rho}: {drift.name}"] = _summary(drift, runs)
+            found[f"rho {rho}: {drift.name}"] = summary = _summary(drift, runs)
+            measure.say(f"rho {rho}: {drift.name}: {json.dumps(summary)}")
     return found
 
 

@@ -7,6 +7,6 @@ Everything here is pure; states are frozen dataclasses that `autotrain_cloud.pla
     for alarm in outcome.opened: ...
 
 `blocks` makes observations of reports, `baseline` says what is usual, `evidence` weighs the one
-against the other, `looking` does so for the fleet, its slices and its devices, `wer` estimates word
-error rates.
+against the other, `streams` does so for the fleet, slices and devices, `looking` raises alarms and
+`tickets` tickets, `wer` estimates word error rates.
 """

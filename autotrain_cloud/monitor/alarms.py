@@ -5,9 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Literal
-
-Level = Literal["fleet", "slice", "device"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +12,7 @@ class Alarm:
     """Something became worse. Open until it is over or the model is replaced."""
 
     id: str
-    level: str  # a Level
+    level: str  # fleet, slice, device
     name: str  # of the slice or device; the fleet has none
     model: str
     statistic: str  # title of what changed, or "silence"

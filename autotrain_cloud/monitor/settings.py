@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from edge_runtime.errors import ConfigError
 
 DAY_MS = 86_400_000
+LOOKS_OF_RATE = 30  # that the rates below are about
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -121,7 +121,8 @@ class Rollout:
     @property
     def to_republish(self) -> bool:
         """Whether the previous model is to be published again; then say `was_republished`."""
-        return self.state is State.REVERTING and self.republished is None
+        waits = self.state is State.REVERTING and self.republished is None
+        return waits and bool(self.devices.touched)
 
     @property
     def limit(self) -> float:
@@ -220,8 +221,6 @@ class Rollout:
         if outcome == COMMITTED and running and running.release_counter != report.target_counter:
             outcome = FAILED
             reason = f"says committed, but runs release {running.release_counter}"
-        if outcome == progress.status:
-            return []
         event = Finished(device, outcome, progress.counter, *place)
         entries = [self._add(event, CONTROLLER, reason, now_ms)]
         return entries + self._judged(now_ms)
@@ -371,8 +370,9 @@ class Rollout:
 
     def _allowance(self, now_ms: int) -> int:
         """Devices that may be given a target now; what was not used for a minute is lost."""
-        elapsed = min(max(0, now_ms - self._targeted_ms), MINUTE_MS)
-        return int(self.plan.devices_per_minute * elapsed / MINUTE_MS + 1e-9)
+        rate = self.plan.devices_per_minute / MINUTE_MS
+        elapsed = min(max(0, now_ms - self._targeted_ms), max(MINUTE_MS, math.ceil(1 / rate)))
+        return int(rate * elapsed + 1e-9)
 
     def _give_targets(self, now_ms: int) -> list[Entry]:
         most = self._allowance(now_ms)

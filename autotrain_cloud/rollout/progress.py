@@ -84,7 +84,8 @@ class Devices:
 
     def finish(self, device: str, outcome: str, at_ms: int, report: tuple[int, int]) -> None:
         old = self.progress[device]
-        self._set(device, Progress(old.counter, outcome, at_ms, max(report, old.report)))
+        since_ms = old.since_ms if old.status == outcome else at_ms
+        self._set(device, Progress(old.counter, outcome, since_ms, max(report, old.report)))
 
     def overdue(self, before_ms: int) -> list[str]:
         """UPDATING since before that."""

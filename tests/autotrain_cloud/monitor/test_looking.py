@@ -11,8 +11,9 @@ import pytest
 
 from autotrain_cloud.monitor.alarms import Alarm, Closed
 from autotrain_cloud.monitor.blocks import Block, DeviceState
-from autotrain_cloud.monitor.looking import FleetState, due, look
+from autotrain_cloud.monitor.looking import due, look
 from autotrain_cloud.monitor.settings import DAY_MS, MonitorSettings
+from autotrain_cloud.monitor.streams import FleetState
 from autotrain_cloud.plain import from_json, to_json
 from edge_runtime.errors import ConfigError
 

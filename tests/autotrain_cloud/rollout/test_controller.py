@@ -176,6 +176,10 @@ def test_no_more_devices_a_minute_than_planned() -> None:
     for second in range(0, 300, 5):
         rollout.tick(second * 1000)
     assert len(rollout.devices.touched) == 29  # one every ten seconds
+    rollout = started(a_plan(shares=(1.0,), holdback=0.0, devices_per_minute=0.5), names(100))
+    for second in range(0, 601, 5):
+        rollout.tick(second * 1000)
+    assert len(rollout.devices.touched) == 5  # one every two minutes
 
 
 def test_success_is_what_runs_not_what_is_said() -> None:
@@ -199,6 +203,8 @@ def test_old_reports_and_those_of_other_targets_change_nothing() -> None:
     assert rollout.report(device, a_report("failed", session=1, sequence=9), 3 * MINUTE) == []
     assert rollout.report(device, a_report("rolled-back", session=2, sequence=2), 4 * MINUTE)
     assert rollout.devices.progress[device].status == FAILED  # success can be taken back
+    rollout.report(device, a_report("failed", session=2, sequence=9), 5 * MINUTE)
+    assert rollout.report(device, a_report(session=2, sequence=7), 6 * MINUTE) == []
 
 
 def test_after_a_halt_devices_that_have_not_begun_are_told_nothing() -> None:
