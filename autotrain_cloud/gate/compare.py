@@ -20,7 +20,7 @@ inside the statistic needs no known error rate of the champion.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,8 +100,8 @@ class Comparison:
         return {
             "wer": {"champion": self.champion, "challenger": self.challenger},
             "difference": self.difference,
-            "relative": _finite(self.relative),
-            "interval": [_finite(self.low), _finite(self.high)],
+            "relative": finite(self.relative),
+            "interval": [finite(self.low), finite(self.high)],
             "level": self.level,
             "margin": self.margin,
             "p": self.p,
@@ -112,7 +112,7 @@ class Comparison:
         }
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
@@ -222,7 +222,9 @@ class _Statistic:
             return self.value
         worst = np.where(np.isnan(self.drawn), -np.inf, self.drawn)
         quantile = np.quantile(worst, level, method="lower")
-        return self.value + self.error * max(-float(quantile), _quantile(1 - level, self.freedom))
+        return self.value + self.error * max(
+            -float(quantile), student_quantile(1 - level, self.freedom)
+        )
 
     def lower(self, level: float) -> float:
         mirrored = _Statistic(-self.value, self.error, self.freedom, np.sort(-self.drawn))
@@ -235,7 +237,7 @@ def _student(t: float, freedom: float) -> float:
     return float(stats.t.cdf(t, freedom))
 
 
-def _quantile(share: float, freedom: float) -> float:
+def student_quantile(share: float, freedom: float) -> float:
     from scipy import stats
 
     return float(stats.t.ppf(share, freedom))
@@ -252,91 +254,3 @@ def holm(p: Mapping[str, float], level: float) -> dict[str, float]:
         levels[name] = 0.0 if stopped else level / (len(p) - rank)
         stopped = stopped or p[name] >= levels[name]
     return levels
-
-
-# --- power ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assumptions:
-    """How a challenger differs from its champion, before there is one.
-
-    `churn`: share of the champion's errors that a retrained model of equal quality makes good,
-    making as many new ones.  `effect`: standard deviation over speakers of the relative change.
-    """
-
-    churn: float = 0.4
-    effect: float = 0.15
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Power:
-    """What a set can show."""
-
-    detectable: float  # relative difference found at `power`; infinite if none would be
-    power: float
-    level: float
-    wer: float  # of the champion
-    blocks: int
-    effective_blocks: float
-    words: int
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "detectable": _finite(self.detectable),
-            "power": self.power,
-            "level": self.level,
-            "wer": self.wer,
-            "blocks": self.blocks,
-            "effective_blocks": self.effective_blocks,
-            "words": self.words,
-        }
-
-
-def detectable(
-    words: Sequence[float] | Array,
-    errors: Sequence[float] | Array,
-    *,
-    level: float = 0.05,
-    power: float = 0.8,
-    assumptions: Assumptions = Assumptions(),
-    before: Blocks | None = None,
-) -> Power:
-    """The relative difference that a set detects, from the champion's own errors per speaker.
-
-    The variance of a speaker's difference is that of the errors that come and go, as many words as
-    `churn` says, and of the speaker's own effect.  With `before`, an earlier pair of models on this
-    set, both are measured instead of assumed.
-
-    For superiority it is the improvement that will be seen; for non-inferiority the margin that two
-    equal models can prove: the same number.
-    """
-    n, e = np.asarray(words, np.float64), np.asarray(errors, np.float64)
-    n, e = n[n > 0], e[n > 0]
-    if len(n) < 2 or not e.sum():
-        rate = float(e.sum() / n.sum()) if n.sum() else math.nan
-        return Power(
-            detectable=math.inf, power=power, level=level, wer=rate, blocks=len(n),
-            effective_blocks=effective_blocks(n) if len(n) else 0.0, words=int(n.sum()),
-        )  # fmt: skip
-    total = n.sum()
-    if before is not None:
-        change = before.challenger - before.champion
-        residual = change - change.sum() / before.words.sum() * before.words
-        count = len(change)
-        per_block = np.square(residual).sum() * count / (count - 1) / before.words.sum() ** 2
-        variance = per_block * (before.words.sum() / total)  # a set twice as large: half of it
-    else:
-        variance = np.sum(2 * assumptions.churn * e + (assumptions.effect * e) ** 2) / total**2
-    freedom = max(1.0, effective_blocks(n) - 1)
-    needed = _quantile(1 - level, freedom) + _quantile(power, freedom)
-    rate = float(e.sum() / total)
-    return Power(
-        detectable=float(needed * np.sqrt(variance) / rate),
-        power=power,
-        level=level,
-        wer=rate,
-        blocks=len(n),
-        effective_blocks=effective_blocks(n),
-        words=int(total),
-    )
