@@ -20,8 +20,9 @@ inside the statistic needs no known error rate of the champion.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -126,9 +127,9 @@ def compare(
     words, champion, challenger = blocks.words, blocks.champion, blocks.challenger
     if len(words) < 2 or not words.sum():
         raise ValueError("needs words of at least two speakers")
-    weights = _Weights(len(words), draws, seed)
-    shifted = _Statistic.of(challenger - (1 + margin) * champion, words, weights)
-    plain = shifted if not margin else _Statistic.of(challenger - champion, words, weights)
+    drawn = (draws, seed)
+    shifted = _Statistic.of(challenger - (1 + margin) * champion, words, *drawn)
+    plain = shifted if not margin else _Statistic.of(challenger - champion, words, *drawn)
     before, after = blocks.wer
     return Comparison(
         champion=before,
@@ -152,19 +153,25 @@ def effective_blocks(words: Array) -> float:
     return float(len(words) / (1 + words.var() / words.mean() ** 2))
 
 
-class _Weights:
-    """How often each of K blocks is drawn, in chunks of draws."""
+def _weights(blocks: int, draws: int, seed: int) -> Iterable[Array]:
+    """How often each block is drawn, [draws, K] in chunks; the same for every statistic."""
+    if blocks * draws <= _AT_ONCE:
+        return _kept_weights(blocks, draws, seed)
+    return _drawn_weights(blocks, draws, seed)
 
-    def __init__(self, blocks: int, draws: int, seed: int) -> None:
-        self.blocks, self.draws, self._seed = blocks, draws, seed
 
-    def __iter__(self) -> Any:
-        rng = np.random.default_rng(self._seed)  # the same draws each time: statistics are paired
-        step = max(1, _AT_ONCE // self.blocks)
-        for first in range(0, self.draws, step):
-            count = min(step, self.draws - first)
-            share = np.full(self.blocks, 1 / self.blocks)
-            yield rng.multinomial(self.blocks, share, size=count).astype(np.float64)
+def _drawn_weights(blocks: int, draws: int, seed: int) -> Iterator[Array]:
+    rng = np.random.default_rng(seed)
+    step = max(1, _AT_ONCE // blocks)
+    for first in range(0, draws, step):
+        count = min(step, draws - first)
+        share = np.full(blocks, 1 / blocks)
+        yield rng.multinomial(blocks, share, size=count).astype(np.float64)
+
+
+@lru_cache(maxsize=2)
+def _kept_weights(blocks: int, draws: int, seed: int) -> tuple[Array, ...]:
+    return tuple(_drawn_weights(blocks, draws, seed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +184,7 @@ class _Statistic:
     drawn: Array = field(repr=False)  # (value* - value) / error* of every draw, ascending
 
     @classmethod
-    def of(cls, change: Array, words: Array, weights: _Weights) -> _Statistic:
+    def of(cls, change: Array, words: Array, draws: int, seed: int) -> _Statistic:
         count, total = len(words), words.sum()
         value = float(change.sum() / total)
         residual = change - value * words
@@ -185,7 +192,7 @@ class _Statistic:
         variance = (count - 1) / count * np.square(residual / (1 - leverage)).sum() / total**2
         drawn = []
         squares, products, sizes = change * change, change * words, words * words
-        for drawn_weights in weights:
+        for drawn_weights in _weights(count, draws, seed):
             n = np.maximum(drawn_weights @ words, 1e-9)  # draws of nobody who said a word
             ratio = drawn_weights @ change / n
             spread = (
@@ -232,15 +239,16 @@ class _Statistic:
 
 
 def _student(t: float, freedom: float) -> float:
-    from scipy import stats
+    from scipy.special import stdtr
 
-    return float(stats.t.cdf(t, freedom))
+    return float(stdtr(freedom, t))
 
 
 def student_quantile(share: float, freedom: float) -> float:
-    from scipy import stats
+    """Of Student's t."""
+    from scipy.special import stdtrit
 
-    return float(stats.t.ppf(share, freedom))
+    return float(stdtrit(freedom, share))
 
 
 def holm(p: Mapping[str, float], level: float) -> dict[str, float]:
