@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from autotrain_cloud.gate.calibration import Worsening, worsenings
+from autotrain_cloud.gate.calibration import MEASURES, Worsening, worsenings
 from autotrain_cloud.gate.compare import Blocks, Comparison, compare, holm
 from autotrain_cloud.gate.evaluate import Outcome
 from autotrain_cloud.gate.evidence import Evidence, Heard, Rule
@@ -226,16 +226,18 @@ _SAID = {
 
 def confidence(spoken: Sequence[Heard], settings: GateSettings) -> Rule:
     blocks = [recording.block for heard in spoken for recording in heard.eval_set.recordings]
+    allowed = {name: getattr(settings.bounds, name) for name in MEASURES}
     found = worsenings(
         blocks,
         [outcome for heard in spoken for outcome in heard.champion.outcomes],
         [outcome for heard in spoken for outcome in heard.challenger.outcomes],
+        allowed,
         level=settings.test.level,
     )
     broken = [
         f"{_SAID[name]} ({name} {one.champion:+.3f} → {one.challenger:+.3f})"
         for name, one in found.items()
-        if _is_worse(one, getattr(settings.bounds, name))
+        if _is_worse(one, allowed[name])
     ]
     return Rule(
         name="confidence",
@@ -251,7 +253,7 @@ def confidence(spoken: Sequence[Heard], settings: GateSettings) -> Rule:
                 "challenger": _number(one.challenger),
                 "worse_by": _number(one.value),
                 "at_least": _number(one.low),
-                "allowed": getattr(settings.bounds, name),
+                "allowed": allowed[name],
             }
             for name, one in found.items()
         },
