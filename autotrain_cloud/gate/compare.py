@@ -20,8 +20,9 @@ inside the statistic needs no known error rate of the champion.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -100,8 +101,8 @@ class Comparison:
         return {
             "wer": {"champion": self.champion, "challenger": self.challenger},
             "difference": self.difference,
-            "relative": _finite(self.relative),
-            "interval": [_finite(self.low), _finite(self.high)],
+            "relative": finite(self.relative),
+            "interval": [finite(self.low), finite(self.high)],
             "level": self.level,
             "margin": self.margin,
             "p": self.p,
@@ -112,7 +113,7 @@ class Comparison:
         }
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
@@ -126,9 +127,9 @@ def compare(
     words, champion, challenger = blocks.words, blocks.champion, blocks.challenger
     if len(words) < 2 or not words.sum():
         raise ValueError("needs words of at least two speakers")
-    weights = _Weights(len(words), draws, seed)
-    shifted = _Statistic.of(challenger - (1 + margin) * champion, words, weights)
-    plain = shifted if not margin else _Statistic.of(challenger - champion, words, weights)
+    drawn = (draws, seed)
+    shifted = _Statistic.of(challenger - (1 + margin) * champion, words, *drawn)
+    plain = shifted if not margin else _Statistic.of(challenger - champion, words, *drawn)
     before, after = blocks.wer
     return Comparison(
         champion=before,
@@ -152,19 +153,25 @@ def effective_blocks(words: Array) -> float:
     return float(len(words) / (1 + words.var() / words.mean() ** 2))
 
 
-class _Weights:
-    """How often each of K blocks is drawn, in chunks of draws."""
+def _weights(blocks: int, draws: int, seed: int) -> Iterable[Array]:
+    """How often each block is drawn, [draws, K] in chunks; the same for every statistic."""
+    if blocks * draws <= _AT_ONCE:
+        return _kept_weights(blocks, draws, seed)
+    return _drawn_weights(blocks, draws, seed)
 
-    def __init__(self, blocks: int, draws: int, seed: int) -> None:
-        self.blocks, self.draws, self._seed = blocks, draws, seed
 
-    def __iter__(self) -> Any:
-        rng = np.random.default_rng(self._seed)  # the same draws each time: statistics are paired
-        step = max(1, _AT_ONCE // self.blocks)
-        for first in range(0, self.draws, step):
-            count = min(step, self.draws - first)
-            share = np.full(self.blocks, 1 / self.blocks)
-            yield rng.multinomial(self.blocks, share, size=count).astype(np.float64)
+def _drawn_weights(blocks: int, draws: int, seed: int) -> Iterator[Array]:
+    rng = np.random.default_rng(seed)
+    step = max(1, _AT_ONCE // blocks)
+    for first in range(0, draws, step):
+        count = min(step, draws - first)
+        share = np.full(blocks, 1 / blocks)
+        yield rng.multinomial(blocks, share, size=count).astype(np.float64)
+
+
+@lru_cache(maxsize=2)
+def _kept_weights(blocks: int, draws: int, seed: int) -> tuple[Array, ...]:
+    return tuple(_drawn_weights(blocks, draws, seed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +184,7 @@ class _Statistic:
     drawn: Array = field(repr=False)  # (value* - value) / error* of every draw, ascending
 
     @classmethod
-    def of(cls, change: Array, words: Array, weights: _Weights) -> _Statistic:
+    def of(cls, change: Array, words: Array, draws: int, seed: int) -> _Statistic:
         count, total = len(words), words.sum()
         value = float(change.sum() / total)
         residual = change - value * words
@@ -185,7 +192,7 @@ class _Statistic:
         variance = (count - 1) / count * np.square(residual / (1 - leverage)).sum() / total**2
         drawn = []
         squares, products, sizes = change * change, change * words, words * words
-        for drawn_weights in weights:
+        for drawn_weights in _weights(count, draws, seed):
             n = np.maximum(drawn_weights @ words, 1e-9)  # draws of nobody who said a word
             ratio = drawn_weights @ change / n
             spread = (
@@ -222,7 +229,9 @@ class _Statistic:
             return self.value
         worst = np.where(np.isnan(self.drawn), -np.inf, self.drawn)
         quantile = np.quantile(worst, level, method="lower")
-        return self.value + self.error * max(-float(quantile), _quantile(1 - level, self.freedom))
+        return self.value + self.error * max(
+            -float(quantile), student_quantile(1 - level, self.freedom)
+        )
 
     def lower(self, level: float) -> float:
         mirrored = _Statistic(-self.value, self.error, self.freedom, np.sort(-self.drawn))
@@ -230,15 +239,16 @@ class _Statistic:
 
 
 def _student(t: float, freedom: float) -> float:
-    from scipy import stats
+    from scipy.special import stdtr
 
-    return float(stats.t.cdf(t, freedom))
+    return float(stdtr(freedom, t))
 
 
-def _quantile(share: float, freedom: float) -> float:
-    from scipy import stats
+def student_quantile(share: float, freedom: float) -> float:
+    """Of Student's t."""
+    from scipy.special import stdtrit
 
-    return float(stats.t.ppf(share, freedom))
+    return float(stdtrit(freedom, share))
 
 
 def holm(p: Mapping[str, float], level: float) -> dict[str, float]:
@@ -252,91 +262,3 @@ def holm(p: Mapping[str, float], level: float) -> dict[str, float]:
         levels[name] = 0.0 if stopped else level / (len(p) - rank)
         stopped = stopped or p[name] >= levels[name]
     return levels
-
-
-# --- power ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assumptions:
-    """How a challenger differs from its champion, before there is one.
-
-    `churn`: share of the champion's errors that a retrained model of equal quality makes good,
-    making as many new ones.  `effect`: standard deviation over speakers of the relative change.
-    """
-
-    churn: float = 0.4
-    effect: float = 0.15
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Power:
-    """What a set can show."""
-
-    detectable: float  # relative difference found at `power`; infinite if none would be
-    power: float
-    level: float
-    wer: float  # of the champion
-    blocks: int
-    effective_blocks: float
-    words: int
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "detectable": _finite(self.detectable),
-            "power": self.power,
-            "level": self.level,
-            "wer": self.wer,
-            "blocks": self.blocks,
-            "effective_blocks": self.effective_blocks,
-            "words": self.words,
-        }
-
-
-def detectable(
-    words: Sequence[float] | Array,
-    errors: Sequence[float] | Array,
-    *,
-    level: float = 0.05,
-    power: float = 0.8,
-    assumptions: Assumptions = Assumptions(),
-    before: Blocks | None = None,
-) -> Power:
-    """The relative difference that a set detects, from the champion's own errors per speaker.
-
-    The variance of a speaker's difference is that of the errors that come and go, as many words as
-    `churn` says, and of the speaker's own effect.  With `before`, an earlier pair of models on this
-    set, both are measured instead of assumed.
-
-    For superiority it is the improvement that will be seen; for non-inferiority the margin that two
-    equal models can prove: the same number.
-    """
-    n, e = np.asarray(words, np.float64), np.asarray(errors, np.float64)
-    n, e = n[n > 0], e[n > 0]
-    if len(n) < 2 or not e.sum():
-        rate = float(e.sum() / n.sum()) if n.sum() else math.nan
-        return Power(
-            detectable=math.inf, power=power, level=level, wer=rate, blocks=len(n),
-            effective_blocks=effective_blocks(n) if len(n) else 0.0, words=int(n.sum()),
-        )  # fmt: skip
-    total = n.sum()
-    if before is not None:
-        change = before.challenger - before.champion
-        residual = change - change.sum() / before.words.sum() * before.words
-        count = len(change)
-        per_block = np.square(residual).sum() * count / (count - 1) / before.words.sum() ** 2
-        variance = per_block * (before.words.sum() / total)  # a set twice as large: half of it
-    else:
-        variance = np.sum(2 * assumptions.churn * e + (assumptions.effect * e) ** 2) / total**2
-    freedom = max(1.0, effective_blocks(n) - 1)
-    needed = _quantile(1 - level, freedom) + _quantile(power, freedom)
-    rate = float(e.sum() / total)
-    return Power(
-        detectable=float(needed * np.sqrt(variance) / rate),
-        power=power,
-        level=level,
-        wer=rate,
-        blocks=len(n),
-        effective_blocks=effective_blocks(n),
-        words=int(total),
-    )

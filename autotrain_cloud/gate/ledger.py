@@ -29,7 +29,13 @@ from edge_runtime.files import sync_directory
 SCHEMA_VERSION = 1
 START = "0" * 64  # what the first entry follows
 LOCK_S = 10.0
-KINDS = ("verdict", "approval", "refusal", "publication", "rollback")
+KINDS = {  # and what the body of each must say; "verdict" is the digest of one
+    "verdict": ("verdict", "decision", "reasons", "champion", "challenger", "sets", "training"),
+    "approval": ("verdict",),
+    "refusal": ("verdict", "reason"),
+    "publication": ("verdict", "challenger", "release_counter"),
+    "rollback": ("release_counter", "reason"),
+}
 
 
 class LedgerTampered(StorageError):
@@ -139,6 +145,8 @@ def append(
     """
     if kind not in KINDS:
         raise ValueError(f"kind: {kind!r} (expected one of {', '.join(KINDS)})")
+    if missing := next((name for name in KINDS[kind] if name not in body), None):
+        raise ValueError(f"{kind}: {missing}: is missing")
     if not who:
         raise ConfigError("an entry of the ledger needs a name: who decided")
     try:
