@@ -61,7 +61,8 @@ def chaos(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         with path.open("ab") as log:
             begun = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         seen = path.read_bytes().count(b"at work")
-        while rng.random() > 0.02 and path.read_bytes().count(b"at work") == seen:
+        patient = rng.random() > 0.15
+        while patient and path.read_bytes().count(b"at work") == seen and begun.poll() is None:
             time.sleep(0.1)
         return begun
 
