@@ -27,7 +27,7 @@ champion = "@"
 checkpoint = "@.safetensors"
 tokenizer = "@.tokenizer"
 replay = "speech.jsonl"
-guard_dev = "speech.jsonl"
+guard_dev = "guard.jsonl"
 [settings]
 threads = 1
 jobs = 1
@@ -53,6 +53,7 @@ def test_a_killed_trainer_and_controller_later_a_better_bundle_is_published(tmp_
         for u in utterances
     ]  # fmt: skip
     (tmp_path / "speech.jsonl").write_text("\n".join(lines) + "\n")
+    (tmp_path / "guard.jsonl").write_text("\n".join(lines * 2) + "\n")  # calibration wants many
     Repository.create(tmp_path / "repo", tmp_path / "keys", ["en-demo"])
     settings = tmp_path / "pipeline.toml"
     settings.write_text(SETTINGS.replace("@", str(CHAMPION)))
