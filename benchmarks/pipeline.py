@@ -56,8 +56,15 @@ def chaos(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     environment = {**os.environ, "VITCONFORMER_CHAOS": str(folder)}
 
     def start() -> subprocess.Popen[bytes]:
-        with (folder / "controller.log").open("ab") as log:
-            return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        """A controller; mostly it is left alone until it is at work, or no run would ever end."""
+        path = folder / "controller.log"
+        with path.open("ab") as log:
+            begun = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        seen = path.read_bytes().count(b"at work")
+        patient = rng.random() > 0.15
+        while patient and path.read_bytes().count(b"at work") == seen and begun.poll() is None:
+            time.sleep(0.1)
+        return begun
 
     began, killed = time.monotonic(), {"controller": 0, "step": 0}
     process = start()

@@ -22,6 +22,7 @@ from training.store import FeatureStore
 from training.tokenizer import Tokenizer
 
 CHUNK = 8  # tokens of 40 ms: the 320 ms that devices run by default
+_FLOOR = 1e-3  # below this error rate, differences are too few words to divide by it
 
 Rates: TypeAlias = Mapping[str, float]  # store -> word error rate
 
@@ -67,7 +68,7 @@ class Point:
 
     def worst_loss(self, old: Point) -> float:
         """By how much the error rate of the worst guard rose, relative to the old model's."""
-        return max((self.guard[n] / max(old.guard[n], 1e-9) - 1 for n in old.guard), default=0.0)
+        return max((self.guard[n] / max(old.guard[n], _FLOOR) - 1 for n in old.guard), default=0.0)
 
     def to_json(self, old: Point) -> dict[str, Any]:
         return {
@@ -78,7 +79,7 @@ class Point:
 
 
 def _relative(now: Rates, then: Rates) -> float:
-    return sum(now[name] / max(then[name], 1e-9) for name in then) / len(then)
+    return sum(now[name] / max(then[name], _FLOOR) for name in then) / len(then)
 
 
 def choose(points: Sequence[Point], *, tolerance: float) -> Point:

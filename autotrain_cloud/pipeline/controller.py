@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,7 @@ from typing import Any
 from autotrain_cloud.pipeline import steps
 from autotrain_cloud.pipeline.executor import open_executor
 from autotrain_cloud.pipeline.policy import Alarm, Decision, Past, Policy, decide
-from autotrain_cloud.pipeline.record import OPEN, RESUMABLE, Plan, Run, Runs
+from autotrain_cloud.pipeline.record import OPEN, RESUMABLE, Plan, Run, Runs, alone
 from autotrain_cloud.pipeline.run import APPROVAL, Pipeline
 from autotrain_cloud.pipeline.workflows import Engine, open_engine
 from edge_runtime.errors import ConfigError, StorageError
@@ -45,6 +46,9 @@ class Inputs:
     guard_dev: Path | None = None  # manifest of what must not get worse, for choosing alpha
     select_settings: Path | None = None
     gate_settings: Path | None = None
+    gate_target: Path | None = None  # manifests: what must get better …
+    gate_guard: Path | None = None  # … what must not get worse …
+    gate_noise: Path | None = None  # … and what nobody speaks in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +65,7 @@ class Knobs:
     chunks: int = 1000
     repository: Path | None = None  # of `vitconformer release`
     keys: Path | None = None
+    ledger: Path | None = None  # of promotions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +165,7 @@ class Controller:
 
         Raises ConfigError for an input that is missing, or a command that cannot be made of them.
         """
-        id = id or time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+        id = id or f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(2).hex()}"
         inputs = {name: (str(value),) for name, value in _values(self._inputs()).items() if value}
         knobs = {**_values(self.settings.settings), "slice": slice}
         absent = dict.fromkeys(_fields(self.settings.inputs).keys() - inputs.keys(), "")
@@ -191,21 +196,24 @@ class Controller:
         self, alarm: Alarm, *, why: str, new_minutes: float, now: float | None = None
     ) -> tuple[Decision, str]:
         """Starts a run if the policy lets it; -> its decision, and the run's id or nothing."""
-        past = [
-            Past(
-                id=run.id,
-                started=run.started or run.changed,
-                ended=None if run.state in OPEN else run.changed,
-                cpu_seconds=run.cpu_seconds,
-            )
-            for run in map(self.runs.read, self.runs.ids())
-        ]
-        decision = decide(
-            self.settings.policy, alarm, new_minutes=new_minutes, past=past, now=now or time.time()
-        )
-        if decision.verdict != "start":
-            return decision, ""
-        return decision, self.start(why=why, slice=alarm.subject if alarm.scope == "slice" else "")
+        with alone(self.settings.folder / "alarms"):  # two at once start one run
+            past = [
+                Past(
+                    id=run.id,
+                    started=run.started or run.changed,
+                    ended=None if run.state in OPEN else run.changed,
+                    cpu_seconds=run.cpu_seconds,
+                )
+                for run in map(self.runs.read, self.runs.ids())
+            ]
+            decision = decide(
+                self.settings.policy, alarm, new_minutes=new_minutes, past=past,
+                now=now or time.time(),
+            )  # fmt: skip
+            if decision.verdict != "start":
+                return decision, ""
+            part = alarm.subject if alarm.scope == "slice" else ""
+            return decision, self.start(why=why, slice=part)
 
     def resume(self, id: str) -> None:
         """Goes on with a run that was parked or cancelled; what is made already is not made again.

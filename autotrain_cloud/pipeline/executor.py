@@ -122,8 +122,11 @@ class LocalExecutor:
                     f"{job.folder}: {free >> 20} MB are free, {self._min_free >> 20} MB are needed "
                     "to begin; make room, then resume"
                 )
+            argv = job.argv
+            if argv[0] == "vitconformer":  # of this very installation, whatever PATH says
+                argv = (sys.executable, "-m", "edge_runtime", *argv[1:])
             about = {
-                "id": job.id, "attempt": job.attempt, "argv": job.argv, "cwd": str(job.cwd),
+                "id": job.id, "attempt": job.attempt, "argv": argv, "cwd": str(job.cwd),
                 "env": job.env, "timeout_s": job.timeout_s,
             }  # fmt: skip
             write_atomically(job.folder / "job.json", json.dumps(about).encode())
@@ -174,6 +177,12 @@ class LocalExecutor:
             peak_mb=fields["peak_mb"],
             reason=reason,
         )
+
+
+def spent(job: Job) -> float:
+    """Seconds of CPU of all attempts at a job; what a killed machine used is not known."""
+    ends = job.folder.glob("exit-*.json")
+    return sum(float(json.loads(end.read_text("utf-8"))["cpu_seconds"]) for end in ends)
 
 
 def last_words(log: Path, *, within: int = 8192) -> str:

@@ -9,10 +9,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +37,26 @@ OPEN: tuple[RunState, ...] = ("queued", "running", "waiting")
 RESUMABLE: tuple[RunState, ...] = ("parked", "cancelled")
 
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+
+
+@contextlib.contextmanager
+def alone(path: Path, *, unless: Callable[[], bool] = lambda: False) -> Iterator[bool]:
+    """One at a time of all processes and threads; -> False, without a turn, when `unless` holds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(
+        path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+    )
+    try:
+        mine = False
+        while not mine and not unless():
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                mine = True
+            except BlockingIOError:
+                time.sleep(0.1)
+        yield mine
+    finally:
+        os.close(handle)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +90,7 @@ class StepRecord:
     needs: Mapping[str, str] = field(default_factory=dict)  # input -> digest or key
     started: float = 0.0
     finished: float = 0.0
-    cpu_seconds: float = 0.0  # of the attempt that succeeded
+    cpu_seconds: float = 0.0  # of every attempt whose end is known
     tries: int = 0
     reason: str = ""
 

@@ -16,19 +16,17 @@ for a person, as is what has failed too often: then the run is parked with the s
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from autotrain_cloud.pipeline import steps
-from autotrain_cloud.pipeline.executor import Executor, Job, Outcome
-from autotrain_cloud.pipeline.record import Plan, Run, Runs, StepRecord
+from autotrain_cloud.pipeline.executor import Executor, Job, Outcome, spent
+from autotrain_cloud.pipeline.record import Plan, Run, Runs, StepRecord, alone
 from autotrain_cloud.pipeline.steps import Step
 from autotrain_cloud.pipeline.workflows import Context, Json
 from edge_runtime.errors import ConfigError, EdgeError, StorageError
@@ -150,7 +148,9 @@ class Pipeline:
         needs = digests | {name: key for name, key in results.items() if name in step.needs}
         folder = self.folder / "results" / step.name / key
         record = replace(record, key=key, folder=str(folder), needs=needs)
-        with _alone(folder):
+        with alone(folder, unless=lambda: self.runs.is_cancelled(plan.id)) as mine:
+            if not mine:
+                return replace(record, state="cancelled", reason="cancelled")
             if (folder / "result.json").exists():
                 facts = json.loads((folder / "result.json").read_text("utf-8"))
                 record = replace(
@@ -167,17 +167,22 @@ class Pipeline:
                     cwd=self.folder, timeout_s=step.timeout_s,
                 )  # fmt: skip
                 outcome = self._executor.run(job, cancelled=lambda: self.runs.is_cancelled(plan.id))
-                record = self._judge(step, record, outcome)
+                said_no = outcome.code == 1 and (work / (step.verdict or "-")).exists()
+                if outcome.ended == "failed" and said_no:
+                    outcome = replace(outcome, ended="done", reason="")
+                record = replace(
+                    self._judge(step, record, outcome), cpu_seconds=round(spent(job), 3)
+                )
                 if record.state == "done":
                     self._finish(step, record, job, work, folder)
-        if record.state == "done" and step.name == "gate":
-            record = _verdict(record, folder)
+        if record.state == "done" and step.verdict:
+            record = _verdict(record, folder / step.verdict)
         if record.state == "done" and step.name == "publish":
             self._crown(results)
         return record
 
     def _judge(self, step: Step, record: StepRecord, outcome: Outcome) -> StepRecord:
-        record = replace(record, cpu_seconds=outcome.cpu_seconds, reason=outcome.reason)
+        record = replace(record, reason=outcome.reason)
         if outcome.ended == "done":
             return replace(record, state="done")
         if outcome.ended == "cancelled":
@@ -238,9 +243,8 @@ class Pipeline:
             write_atomically(self.folder / "champion.json", json.dumps(fields).encode())
 
 
-def _verdict(record: StepRecord, folder: Path) -> StepRecord:
-    """The gate's word: verdict.json has `promote` and `reasons`. Raises ConfigError."""
-    path = folder / "verdict.json"
+def _verdict(record: StepRecord, path: Path) -> StepRecord:
+    """The gate's word: a file with `promote` and `reasons`. Raises ConfigError."""
     try:
         verdict = json.loads(path.read_text("utf-8"))
         if verdict["promote"] is True:
@@ -249,20 +253,6 @@ def _verdict(record: StepRecord, folder: Path) -> StepRecord:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: is no verdict: {error!r}") from error
     return replace(record, state="rejected", reason=reasons)
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One run at a time makes a result; another waits, and finds it made."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(
-        folder.with_name(f"{folder.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-    )
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def state_of(run: Run) -> str:

@@ -33,6 +33,7 @@ class Step:
     name: str
     command: str  # a template; empty: this step is left out
     makes: tuple[str, ...] = ()  # files that must be in its folder when it has succeeded
+    verdict: str = ""  # the file with `promote` and `reasons`; then exit code 1 may be a no
     timeout_s: float = 3600.0
     tries: int = 4  # before what is perhaps transient is left to a person
 
@@ -162,8 +163,10 @@ STEPS: tuple[Step, ...] = (
     Step(
         name="gate",
         command="vitconformer cloud gate [ --settings {gate_settings} ] --champion {champion} "
-        "--challenger {calibrate}/bundle --out {out}/verdict.json",
-        makes=("verdict.json",),
+        "--challenger {calibrate}/bundle --target {gate_target} --guard {gate_guard} "
+        "[ --noise {gate_noise} ] --training {select}/train.jsonl --jobs {jobs} "
+        "[ --ledger {ledger} ] --out {out}",
+        verdict="verdict.json",
     ),
     Step(
         name="publish",
@@ -194,7 +197,7 @@ def plan(commands: Mapping[str, str], names: Sequence[str]) -> tuple[Step, ...]:
         # A command that was replaced makes what it makes; the next step will miss what it lacks.
         changed = Step(
             name=step.name, command=command, timeout_s=step.timeout_s, tries=step.tries,
-            makes=step.makes if command == step.command else (),
+            makes=step.makes if command == step.command else (), verdict=step.verdict,
         )  # fmt: skip
         there = {*names, *(earlier.name for earlier in found)}
         for need in changed.needs:

@@ -115,6 +115,62 @@ def test_releases_rise_and_families_are_known(world: World) -> None:
     assert world.release() == 4
 
 
+def _versions(world: World, role: str = FAMILY) -> int:
+    return len(list((world.repo / "metadata").glob(f"*.{role}.json")))
+
+
+def test_publishing_once_is_publishing_once(world: World) -> None:
+    made = bundle(world.folder, 5)
+    before = _versions(world)
+    assert world.again().publish_once(made) is True
+    for _ in range(2):
+        assert world.again().publish_once(made) is False
+    assert world.release() == 5 and _versions(world) == before + 1
+    with pytest.raises(ConfigError, match="is not above 5"):  # the same counter, other content
+        (made.path / "tokens.txt").unlink()
+        shutil.rmtree(made.path)
+        other = bundle(world.folder, 5)
+        text = (other.path / "manifest.json").read_text().replace('"5.0"', '"5.1"')
+        (other.path / "manifest.json").write_text(text)
+        world.again().publish_once(Bundle.open(other.path))
+    assert _versions(world) == before + 1
+
+
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_a_publication_that_was_cut_off_is_completed(
+    world: World, written: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, before = bundle(world.folder, 5), _versions(world)
+    cut = world.again()
+    write, count = cut._write, iter(range(10))
+
+    def fail(*arguments: object, **named: object) -> None:
+        if next(count) == written:  # the family, the snapshot and the timestamp, in this order
+            raise KeyboardInterrupt
+        write(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cut, "_write", fail)
+    with pytest.raises(KeyboardInterrupt):
+        cut.publish_once(made)
+    assert world.release() == 4
+    assert world.again().publish_once(made) is (written == 0)
+    assert world.release() == 5 and _versions(world) == before + 1
+
+
+def test_processes_that_publish_at_the_same_time_do_so_one_after_another(world: World) -> None:
+    import threading
+
+    families = [(FAMILY, bundle(world.folder, 5))]
+    threads = [threading.Thread(target=world.again().publish_once, args=(families[0][1],))]
+    threads += [threading.Thread(target=world.again().refresh) for _ in range(4)]
+    before = _versions(world, "snapshot")
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert world.release() == 5 and _versions(world, "snapshot") == before + 5
+
+
 def test_a_revoked_release_is_offered_to_nobody(world: World) -> None:
     assert world.release() == 4
     world.again().revoke(FAMILY)

@@ -23,7 +23,7 @@ from training.data import Batch
 from training.recipe import Recipe, load_recipe
 from training.store import build_store
 from training.tokenizer import Tokenizer, train_tokenizer
-from training.train import Process, Training, learning_rate, train
+from training.train import Process, Training, learning_rate, mixture, train
 
 WORDS = "a cat sat on the mat and saw the dog that ran to the red hen in the sun".split()
 
@@ -267,3 +267,47 @@ def test_the_rate_warms_up_peaks_and_ends_low(data: Path) -> None:
     assert max(rates) == pytest.approx(optim.lr)
     assert rates.index(max(rates)) in (9, 10)
     assert rates[-1] < 0.03 * optim.lr
+
+
+def test_replay_is_the_share_of_the_speech_that_was_asked_for(data: Path) -> None:
+    from training.data import BatchPlan
+
+    new, old = str(data / "store"), str(data / "store")
+    section = dataclasses.replace(
+        tiny(data).data, train=(new,), weights=(3.0,), replay=(old, old), replay_share=0.7
+    )
+    stores, weights = mixture(section)
+    assert weights[0] == 3.0 and weights[1] == weights[2]
+    plan = BatchPlan(
+        stores=stores, weights=weights, tokenizer=Tokenizer.load(data / "tokenizer"),
+        max_frames=400, epochs=200,
+    )  # fmt: skip
+    frames = [0, 0, 0]
+    for _, examples in plan.batches():
+        for store, index in zip(examples.store.tolist(), examples.index.tolist(), strict=True):
+            frames[store] += int(stores[store].frames[index])
+    assert sum(frames[1:]) / sum(frames) == pytest.approx(0.7, abs=0.02)
+    assert mixture(dataclasses.replace(section, replay=()))[1] == (3.0,)
+    with pytest.raises(ConfigError, match=r"replay_share: between 0 and 1"):
+        tiny(data, "data.replay_share=1.0")
+
+
+def test_fine_tuning_begins_with_the_old_weights_and_resumes_where_it_was(
+    data: Path, tmp_path: Path
+) -> None:
+    start = train(tiny(data), tmp_path / "first")
+    store = str(data / "store")
+    recipe = tiny(data, f"run.init={start}", f"data.replay=[{store!r}]", "optim.lr=1e-9")
+    end = train(recipe, tmp_path / "second")
+    before, after = (checkpoint.load_encoder(path)[0] for path in (start, end))
+    moved = [
+        float((one - other).abs().max())
+        for one, other in zip(before.parameters(), after.parameters(), strict=True)
+    ]
+    assert max(moved) < 1e-6  # at such a rate
+    # Killed after its fourth step, it ends with the same weights.
+    (tmp_path / "again").mkdir()
+    for path in (tmp_path / "second").glob("step-0000004*"):
+        (tmp_path / "again" / path.name).write_bytes(path.read_bytes())
+    again = weights(train(recipe, tmp_path / "again"))
+    assert all(torch.equal(tensor, again[name]) for name, tensor in weights(end).items())

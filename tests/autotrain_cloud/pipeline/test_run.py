@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -120,6 +121,26 @@ def test_two_runs_that_need_the_same_make_it_once(world: World) -> None:
     assert [world.pipeline.runs.read(id).state for id in ("r0", "r1")] == ["done", "done"]
 
 
+def test_cancelling_a_run_that_waits_for_the_work_of_another_leaves_that_work_alone(
+    world: World,
+) -> None:
+    slow = "sh -c 'echo begun >> {log}; while [ ! -e {log}.go ]; do sleep 0.05; done'"
+    waiting = World(world.folder)
+    threads = [threading.Thread(target=world.go, args=("r0",), kwargs={"select": slow})]
+    threads[0].start()
+    while not world.said():
+        time.sleep(0.02)
+    threads.append(threading.Thread(target=waiting.go, args=("r1",), kwargs={"select": slow}))
+    threads[1].start()
+    time.sleep(0.3)
+    world.pipeline.runs.ask_to_cancel("r1")
+    threads[1].join()
+    assert world.pipeline.runs.read("r1").state == "cancelled"
+    world.log.with_name("log.go").touch()
+    threads[0].join()
+    assert world.pipeline.runs.read("r0").state == "done" and world.said() == ["begun"]
+
+
 def test_a_killed_step_goes_on_in_what_it_had_made(world: World) -> None:
     command = (
         "sh -c 'echo begun >> {log}; if [ -e {out}/half ]; then touch {out}/whole; "
@@ -129,6 +150,13 @@ def test_a_killed_step_goes_on_in_what_it_had_made(world: World) -> None:
     (select,) = run.steps
     assert run.state == "done" and select.tries == 2 and (Path(select.folder) / "whole").exists()
     assert world.said() == ["begun", "begun"] and world.context.slept == [1.0]
+
+
+def test_every_attempt_counts_for_the_budget(world: World) -> None:
+    burn = "import sys; sum(range(4_000_000)); sys.exit(1)"
+    one = world.go("once", select=f"{sys.executable} -c '{burn.replace('(1)', '(0)')}'")
+    four = world.go("four", select=f"{sys.executable} -c '{burn}'")
+    assert four.steps[0].tries == 4 and four.cpu_seconds > 2 * one.cpu_seconds > 0
 
 
 def test_what_may_mend_itself_is_tried_with_longer_and_longer_pauses_then_parked(
@@ -190,10 +218,11 @@ def test_a_full_disk_is_tried_again_and_then_said(
     assert world.go("r2", select=SELECT + " ").state == "done"
 
 
-def test_the_gate_rejects_with_its_reasons(world: World) -> None:
+@pytest.mark.parametrize("code", [0, 1])
+def test_the_gate_rejects_with_its_reasons(world: World, code: int) -> None:
     verdict = json.dumps({"promote": False, "reasons": ["slice en/car: +3.1 %", "slower by 12 %"]})
     (world.folder / "verdict.json").write_text(verdict)
-    gate = f"cp {world.folder}/verdict.json {{out}}/verdict.json"
+    gate = f"sh -c 'cp {world.folder}/verdict.json {{out}}/verdict.json; exit {code}'"
     run = world.go(select=SELECT, gate=gate, publish="touch {out}/published")
     assert run.state == "rejected"
     assert run.reason == "gate: slice en/car: +3.1 %; slower by 12 %"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -51,6 +52,39 @@ def test_the_bundle_says_what_it_was_told(work: Path) -> None:
     assert manifest.metrics == {"wer": 1.0}
     assert manifest.training_data == {"hours": 0}
     assert set(manifest.files) == {"encoder.onnx", "tokens.txt", "model-card.md"}
+
+
+def test_a_successor_keeps_what_is_not_learnt_and_knows_where_it_comes_from(
+    work: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "lm.arpa").write_text("\\data\\\n")
+    (tmp_path / "decoding.json").write_text('{"lm_weight": 0.3}')
+    (tmp_path / "new.jsonl").write_text("{}\n")
+    usual = ["--checkpoint", work / "model.safetensors", "--tokenizer", work / "tokenizer"]
+    run(
+        export, *usual, "--out", tmp_path / "1", "--name", "random", "--version", "0.4.0",
+        "--release", 4, "--lm", tmp_path / "lm.arpa", "--decoding", tmp_path / "decoding.json",
+        "--chunk-ms", 160, "--facts", work / "facts.json",
+    )  # fmt: skip
+    for number in (2, 3):
+        run(
+            export, *usual, "--parent", tmp_path / str(number - 1), "--out", tmp_path / str(number),
+            "--data", tmp_path / "new.jsonl",
+        )  # fmt: skip
+    first, second, third = (Bundle.open(tmp_path / name).manifest for name in "123")
+    assert (second.name, second.version, second.release_counter) == ("random", "0.5.0", 5)
+    assert (third.version, third.release_counter) == ("0.6.0", 6)
+    parent = (tmp_path / "1" / "manifest.json").read_bytes()
+    assert first.parent is None and second.parent == hashlib.sha256(parent).hexdigest()
+    for field in ("lm", "decoding", "default_chunk_ms", "licence"):
+        assert getattr(second, field) == getattr(first, field) is not None
+    assert second.files["lm.arpa"] == first.files["lm.arpa"]
+    assert second.metrics == {}  # those were another model's
+    new = {"file": "new.jsonl", "sha256": hashlib.sha256(b"{}\n").hexdigest()}
+    assert second.training_data == {"hours": 0, "datasets": [new]}
+    assert third.training_data == {"hours": 0, "datasets": [new, new]}
+    with pytest.raises(ConfigError, match=r"gone\.jsonl: cannot be read"):
+        run(export, *usual, "--out", tmp_path / "x", "--data", tmp_path / "gone.jsonl")
 
 
 def test_the_shipped_checkpoint_holds_the_exported_weights(work: Path) -> None:
