@@ -63,7 +63,7 @@ def read_rows(path: Path, kind: type[T]) -> Iterator[T]:
 def to_plain(value: Any) -> Any:
     """Dataclasses as dictionaries and tuples as lists, all the way down."""
     kind: Any = type(value)
-    if dataclasses.is_dataclass(kind):
+    if hasattr(kind, "__dataclass_fields__"):
         return {name: to_plain(getattr(value, name)) for name in _names(kind)}
     if isinstance(value, tuple):
         return [to_plain(item) for item in value]
@@ -94,7 +94,7 @@ def _reader(hint: Any) -> Callable[[Any, str], Any]:
     if typing.get_origin(hint) is tuple:
         read_item = _reader(hint.__args__[0])
         return lambda value, where: _items(read_item, value, where)
-    if not dataclasses.is_dataclass(hint):
+    if not hasattr(hint, "__dataclass_fields__"):
         raise TypeError(f"no column can hold {hint}")
     hints = typing.get_type_hints(hint)
     readers = {name: _reader(hints[name]) for name in _names(hint)}

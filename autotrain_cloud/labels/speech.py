@@ -51,7 +51,7 @@ def find_speech(samples: Samples) -> SpeechEvidence:
         return SpeechEvidence(speech_s=0.0, voiced_s=0.0, snr_db=0.0, level_db=level_db)
     # A trace of noise, 60 dB down: digital silence has no floor to stand out of.
     noise = np.random.default_rng(0).standard_normal(len(samples), np.float32)
-    heard = (samples + noise * np.float32(1e-3 * level)) / np.float32(10 * level)
+    heard = ((samples + 1e-3 * level * noise) / (10 * level)).astype(np.float32)
     mel = open_frontend("knf_nemo").compute(heard)[:, 4:60]  # [frames, bands], ln of the energy
     floor = np.percentile(mel, _FLOOR_PERCENTILE, axis=0) + _FLOOR_BIAS
     ratio = np.exp(np.clip(mel - floor, -10, 10))  # energy over the noise's

@@ -6,8 +6,8 @@
 | name | family | model | needs |
 |---|---|---|---|
 | `openai-whisper` | whisper | a size, or a checkpoint's path | the weights; torch |
-| `faster-whisper` | whisper | a size, or a CTranslate2 model's folder | the weights; faster-whisper |
-| `pocketsphinx` | sphinx | its own, or a folder with an acoustic model | nothing: offline default |
+| `faster-whisper` | whisper | a size, or a folder | the weights; faster-whisper |
+| `pocketsphinx` | sphinx | its own, or a folder | nothing: the offline default |
 | `bundle` | vitconformer | a bundle's folder | the bundle |
 
 Two teachers confirm each other only if their families differ: siblings make the same mistakes.
