@@ -1,0 +1,1 @@
+"""Data sets: frozen, hashed manifests with parents, and what is done with them."""

@@ -1,0 +1,1 @@
+"""Pseudo-labels: what a teacher heard, what speaks for it, and what to do with it."""

@@ -1,0 +1,123 @@
+"""Which labels people should look at, and what becomes of their answers.  Pure over records.
+
+The queue takes the most informative first, but never twice the same: sorted by uncertainty alone
+the top of a queue is one phrase said a hundred times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from autotrain_cloud.datasets.rows import drawn
+from autotrain_cloud.labels.records import Label
+from autotrain_cloud.labels.text import plain
+from autotrain_cloud.selection.embedding import fit_space
+from autotrain_cloud.selection.greedy import take
+from edge_runtime.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """A place in the queue."""
+
+    segment_id: str
+    priority: float  # 0..1
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Review:
+    """What a person says of a segment."""
+
+    segment_id: str
+    reviewer: str
+    at_ms: int  # since 1970, UTC
+    verdict: str  # text: this is what was said; unusable: nothing can be learned from it
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        if self.verdict not in ("text", "unusable"):
+            raise ConfigError(f"verdict: {self.verdict!r} (expected text or unusable)")
+        if not self.reviewer or not self.segment_id:
+            raise ConfigError("segment_id and reviewer must not be empty")
+
+
+def queue(labels: Sequence[Label], count: int, *, random_share: float = 0.1) -> list[Item]:
+    """The next `count` segments for people.
+
+    Some are drawn at random from all labels: without those nobody learns how good the labels are
+    that look good.
+    """
+    ordered = sorted(labels, key=lambda label: label.segment.id)
+    waiting = [
+        label for label in ordered if label.source == "teacher" and label.decision != "failed"
+    ]
+    if not waiting or count < 1:
+        return []
+    sample = sorted(waiting, key=lambda label: drawn(label.segment.id, "review"))
+    chosen = sample[: round(count * random_share)]
+    items = {
+        label.segment.id: Item(segment_id=label.segment.id, priority=1.0, why="random sample")
+        for label in chosen
+    }
+    asked = [
+        label for label in waiting if label.decision == "review" and label.segment.id not in items
+    ]
+    if asked:
+        texts = [label.text or "nothing" for label in asked]
+        uncertainty = np.array([doubt(label) for label in asked])
+        taken = take(
+            uncertainty, fit_space(texts).embed(texts), [1.0] * len(asked),
+            [label.segment.slice for label in asked], [label.segment.device for label in asked],
+            budget_s=count - len(items), max_device_s=max(1.0, count / 4), diversity=1.0,
+        )  # fmt: skip
+        for one in taken:
+            label = asked[one.index]
+            items[label.segment.id] = Item(
+                segment_id=label.segment.id,
+                priority=float(uncertainty[one.index] * one.distance),
+                why=f"{', '.join(label.reasons)}; doubt {uncertainty[one.index]:.2f}, "
+                f"new by {one.distance:.2f}",
+            )
+    return sorted(items.values(), key=lambda item: (-item.priority, item.segment_id))
+
+
+def doubt(label: Label) -> float:
+    """How much a person's answer would tell: voices that differ, and a teacher that is unsure."""
+    apart = [d for d in (label.teacher_device, label.teacher_second) if d is not None]
+    unsure = 1.0 - label.teacher.confidence if label.teacher else 1.0
+    return float(np.clip(0.7 * max(apart, default=1.0) + 0.3 * unsure, 0.01, 1.0))
+
+
+def apply(labels: Iterable[Label], reviews: Iterable[Review]) -> list[Label]:
+    """Labels with people's words in place of teachers'; all that teachers said is kept beside them.
+
+    Of several reviews of one segment the newest counts.  Raises ConfigError for a review of a
+    segment that is not there: an answer must not get lost.
+    """
+    newest: dict[str, Review] = {}
+    for review in reviews:
+        before = newest.get(review.segment_id)
+        if before is None or (before.at_ms, before.reviewer) <= (review.at_ms, review.reviewer):
+            newest[review.segment_id] = review
+    made = []
+    for label in labels:
+        found = newest.pop(label.segment.id, None)
+        made.append(label if found is None else _reviewed(label, found))
+    if newest:
+        raise ConfigError(f"a review of segment {min(newest)}, which is not among these labels")
+    return made
+
+
+def _reviewed(label: Label, review: Review) -> Label:
+    stamp = f"reviewed by {review.reviewer} at {review.at_ms}"
+    if review.verdict == "unusable":
+        return replace(
+            label, source="human", decision="drop", reasons=("unusable", stamp), trust=0.0
+        )
+    return replace(
+        label, text=plain(review.text), source="human", decision="keep", reasons=(stamp,), trust=1.0
+    )
