@@ -16,8 +16,9 @@ from sqlalchemy import Connection, Row, select, update
 
 from autotrain_cloud.monitor.alarms import Alarm
 from autotrain_cloud.monitor.blocks import DeviceState, observe
-from autotrain_cloud.monitor.looking import FleetState, Outcome, due, look
+from autotrain_cloud.monitor.looking import Outcome, due, look
 from autotrain_cloud.monitor.settings import MonitorSettings
+from autotrain_cloud.monitor.streams import FleetState
 from autotrain_cloud.plain import from_json, to_json
 from autotrain_cloud.service import journal
 from autotrain_cloud.store import Store
