@@ -121,7 +121,6 @@ class Agent:
         self._source = source or open_source(settings.audio, self.problems, self._stop)
         self._gauges = providers()
         self._ear_at = time.monotonic()
-        self._consented = self.consents.current
         self._linger_s = linger_s
         self._born: tuple[Model | None, str | None] = None, None  # what the last birth named
 
@@ -160,6 +159,8 @@ class Agent:
         ear = threading.Thread(target=self._listen, name="ear", daemon=True)
         control = self._open_control()
         prometheus = self._open_prometheus()
+        with self.problems.watching("withdrawal"):
+            self._withdraw()  # before anything is sent
         self._desk.start()
         if self._link is not None:
             self._link.start()
@@ -369,7 +370,8 @@ class Agent:
     def _observe(self) -> None:
         with self.problems.watching("consent"):
             self.consents.refresh()
-        self._withdraw_what_the_file_did()
+        with self.problems.watching("withdrawal"):
+            self._withdraw()
         with self.problems.watching("update"):
             self._models.observe(self._desk.health())
         if self._link is not None and self._bearing() != self._born:
@@ -386,15 +388,23 @@ class Agent:
         else:
             self.problems.report("clock", "nobody has set it: times in segments are marked unsure")
 
-    def _withdraw_what_the_file_did(self) -> None:
-        """A consent file that was deleted takes what was recorded under it along."""
-        before, now = self._consented, self.consents.current
-        self._consented = now
-        if before is not None and self.settings.consent.file is not None and now != before:
-            gone = now is None or now.id != before.id or not now.granted
-            if gone:
-                with self.problems.watching("consent"):
-                    self._requests.withdraw(before.id)
+    def _withdraw(self) -> None:
+        """What was recorded under a consent that has ended never leaves the device.
+
+        It ends by a word of the cloud, or with its file, also while the agent did not run.
+        """
+        now = self.consents.current
+        if self._outbox is None or self.consents.is_unreadable:
+            return
+        held = self._outbox.consents()
+        if self.settings.consent.file is not None:
+            ended = [each for each in held if now is None or each != now.id or not now.granted]
+        else:
+            ended = [
+                each for each in held if now is not None and each == now.id and not now.granted
+            ]
+        for each in ended:
+            self._requests.withdraw(each)
 
     def _report(self) -> None:
         gauges = read_gauges(self.settings.device.state, self._gauges)

@@ -71,6 +71,7 @@ class Consents:
         self._said = load_consent(state)  # by the cloud
         self._given: Consent | None = None  # on the device
         self._stamp: tuple[int, int] | None = None
+        self.is_unreadable = False  # the file: a slip of the pen is no withdrawal
 
     def refresh(self) -> None:
         """Looks at the file again. Raises ConfigError; until it is right there is no consent."""
@@ -84,10 +85,10 @@ class Consents:
         if stamp is not None and stamp == self._stamp:
             return
         with self._lock:
-            self._given, self._stamp = None, None
+            self._given, self._stamp, self.is_unreadable = None, None, True
         given = read_consent(self._file)
         with self._lock:
-            self._given, self._stamp = given, stamp
+            self._given, self._stamp, self.is_unreadable = given, stamp, False
 
     def hear(self, message: Consent) -> bool:
         """The cloud says so; -> whether that is news. Raises StorageError, and holds it anyway."""

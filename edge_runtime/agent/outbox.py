@@ -271,6 +271,14 @@ class Outbox:
 
         return self._transaction(ids)
 
+    def consents(self) -> list[str]:
+        """Under which what is here was recorded."""
+
+        def consents(database: sqlite3.Connection) -> list[str]:
+            return [id for (id,) in database.execute("SELECT DISTINCT consent FROM segments")]
+
+        return self._transaction(consents)
+
     def tombstones(self, limit: int) -> list[Tombstone]:
         """Fates not yet reported, the oldest first."""
 

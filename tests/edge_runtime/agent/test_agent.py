@@ -79,6 +79,10 @@ def fates(agent: AgentProcess) -> dict[str, str]:
     return dict([*waiting, *gone])
 
 
+def kept_by(agent: AgentProcess) -> set[str]:
+    return {each.id for each in explain(agent.state, last=10_000) if each.facts["outcome"]}
+
+
 @needs_broker
 def test_what_is_kept_arrives_and_is_deleted_after_its_receipt(
     broker: Broker, ingest: IngestProcess, store: Store, tmp_path: Path
@@ -121,15 +125,15 @@ def test_killed_at_any_moment_nothing_kept_is_lost_or_stored_twice(
 ) -> None:
     agent = AgentProcess(tmp_path / "a", broker, name="attic-1", tables="[audio]\nrepeat = true")
     rng = random.Random(3)
-    for _ in range(6):
+    for before in range(0, 20, 4):
         agent.start()
-        wait_until(lambda: (agent.state / "control.sock").exists())
-        time.sleep(rng.uniform(0.5, 3))
+        wait_until(lambda before=before: agent.state.exists() and len(kept_by(agent)) > before)
+        time.sleep(rng.uniform(0, 2))
         agent.kill()
-    kept = {each.id for each in explain(agent.state, last=10_000) if each.facts["outcome"]}
+    kept = kept_by(agent)
     agent.config.write_text(agent.config.read_text().replace("repeat = true", ""))
     agent.run()
-    assert len(kept) > 6
+    assert len(kept) > 16
     found = fates(agent)
     assert set(found.values()) == {"delivered"}
     assert kept <= set(found)
@@ -247,6 +251,18 @@ def fates_or_none(agent: AgentProcess) -> dict[str, str]:
         return fates(agent)
     except sqlite3.Error:
         return {}
+
+
+def test_a_consent_that_ends_takes_what_was_recorded_under_it_along(tmp_path: Path) -> None:
+    agent = AgentProcess(tmp_path / "a")
+    agent.run(files="samples/flite-slt.flac")
+    assert list(fates(agent).values()) == ["queued"]
+    agent.consent.write_text('id = "c-1')  # a slip of the pen
+    agent.run(files="samples/flite-slt.flac")
+    assert list(fates(agent).values()) == ["queued"]
+    agent.consent.unlink()
+    agent.run(files="samples/flite-slt.flac")
+    assert list(fates(agent).values()) == ["erased"]
 
 
 def test_a_terminated_agent_finishes_the_utterance(tmp_path: Path) -> None:
