@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from autotrain_cloud.monitor.settings import MonitorSettings
 from edge_runtime.errors import ConfigError
 from edge_runtime.settings import read_settings
 
@@ -83,6 +84,25 @@ class RetentionSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutSettings:
+    """[rollout]: how what was published reaches the fleet."""
+
+    shares: tuple[float, ...] = (0.01, 0.05, 0.25, 1.0)  # of the fleet, stage by stage
+    soak_minutes: float = 24 * 60.0  # at least, in each stage
+    holdback: float = 0.05  # of the fleet, kept for comparison until the last stage
+    devices_per_minute: float = 500.0
+    look_minutes: float = 60.0  # of telemetry in one comparison with the control group
+    least_looks: int = 1  # comparisons in each stage; 0: fleets too small to compare
+    timeout_minutes: float = 120.0  # of an update; then it has failed
+    approvals: int = 0  # people who must agree before it begins
+
+    def __post_init__(self) -> None:
+        for name in ("soak_minutes", "look_minutes", "timeout_minutes"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}: {getattr(self, name)} (expected 0 or more)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CloudSettings:
     """The whole file."""
 
@@ -90,6 +110,8 @@ class CloudSettings:
     broker: BrokerSettings = field(default_factory=BrokerSettings)
     ingest: IngestSettings = field(default_factory=IngestSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
+    monitor: MonitorSettings = field(default_factory=MonitorSettings)
+    rollout: RolloutSettings = field(default_factory=RolloutSettings)
 
 
 def read_cloud_settings(path: Path) -> CloudSettings:

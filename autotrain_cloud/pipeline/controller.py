@@ -32,6 +32,7 @@ from edge_runtime.settings import build, read_toml
 
 log = logging.getLogger(__name__)
 
+OF_A_RUN = ("slice", "until_ms")  # what commands can name of the run itself
 TEND_S = 1.0  # between two looks at what is abandoned
 
 
@@ -44,6 +45,8 @@ class Inputs:
     tokenizer: Path | None = None
     replay: Path | None = None  # manifest of speech like that of the first training
     guard_dev: Path | None = None  # manifest of what must not get worse, for choosing alpha
+    cloud: Path | None = None  # cloud.toml: where the store is
+    label_settings: Path | None = None
     select_settings: Path | None = None
     gate_settings: Path | None = None
     gate_target: Path | None = None  # manifests: what must get better …
@@ -103,7 +106,7 @@ class PipelineSettings:
         )
         if found.concurrency < 1 or not found.back_off_s > 0:
             raise ConfigError(f"{path}: concurrency, back_off_s: must be positive")
-        steps.plan(commands, [*_values(found.inputs), *_values(found.settings), "slice"])
+        steps.plan(commands, [*_values(found.inputs), *_values(found.settings), *OF_A_RUN])
         return found
 
 
@@ -167,7 +170,9 @@ class Controller:
         """
         id = id or f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(2).hex()}"
         inputs = {name: (str(value),) for name, value in _values(self._inputs()).items() if value}
-        knobs = {**_values(self.settings.settings), "slice": slice}
+        now = time.time()
+        of_run = dict(zip(OF_A_RUN, (slice, str(round(now * 1000))), strict=True))
+        knobs = {**_values(self.settings.settings), **of_run}
         absent = dict.fromkeys(_fields(self.settings.inputs).keys() - inputs.keys(), "")
         plan = Plan(
             id=id,
@@ -177,7 +182,7 @@ class Controller:
             inputs=inputs,
             settings={**knobs, **absent},
             needs_approval=self.settings.policy.approval,
-            created=time.time(),
+            created=now,
         )
         for step in steps.plan(plan.commands, [*plan.inputs, *plan.settings]):
             for name in step.needs:

@@ -92,8 +92,20 @@ class Step:
 # The whole pipeline.  A settings file may replace any command in its table [commands].
 STEPS: tuple[Step, ...] = (
     Step(
+        name="gather",
+        command="vitconformer cloud gather --config {cloud} [ --slice {slice} ] "
+        "--until-ms {until_ms} --out {out}",
+    ),
+    Step(
+        name="label",
+        command="vitconformer cloud label {gather} [ --settings {label_settings} ] --jobs {jobs} "
+        "--out {out}",
+        timeout_s=12 * 3600.0,
+    ),
+    Step(
         name="select",
-        command="vitconformer cloud select [ --settings {select_settings} ] --out {out}",
+        command="vitconformer cloud select {label} [ --settings {select_settings} ] --manifests "
+        "--out {out}",
         makes=("train.jsonl", "dev.jsonl"),
     ),
     Step(

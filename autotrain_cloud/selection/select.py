@@ -154,6 +154,14 @@ def select(
             "domain, known to the student, longer than what is left of the hours, or over its "
             "device's limit"
         )
+    if settings.dev_share and len({row.split for row in rows}) == 1:
+        # Too few voices to keep one apart: utterances instead.
+        rows = [
+            replace(
+                row, split="dev" if drawn(row.segment_id, "dev") < settings.dev_share else "train"
+            )
+            for row in rows
+        ]
     chosen = {row.segment_id for row in rows}
     for label, use in zip(usable, utility, strict=True):
         if label.segment.id not in chosen:

@@ -51,7 +51,7 @@ class Watch:
                     self._fleet = from_json(FleetState, row.state)
                 elif row.key == "read":
                     self._read_ms = row.state["received_ms"]
-                else:
+                elif row.key.startswith("device/"):
                     name = row.key.removeprefix("device/")
                     self._devices[name] = from_json(DeviceState, row.state)
 

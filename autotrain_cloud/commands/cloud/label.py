@@ -11,7 +11,13 @@ HELP = "have teachers label shards of segments; continues where it was stopped"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("shards", type=Path, nargs="+", metavar="SHARD", help=".jsonl or .parquet")
+    parser.add_argument(
+        "shards",
+        type=Path,
+        nargs="+",
+        metavar="SHARD",
+        help=".jsonl, .parquet, or folders of .jsonl",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="shards of labels")
     parser.add_argument("--settings", type=Path, metavar="FILE", help="TOML, see docs/data.md")
     parser.add_argument("--teacher", metavar="NAME", help="instead of the settings' teacher")
@@ -25,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
     from collections import Counter
     from dataclasses import replace
 
+    from autotrain_cloud.commands.files import files_of
     from autotrain_cloud.labels.label import LabelSettings, label_shards, read_labels
     from autotrain_cloud.teacher import TeacherSettings
     from edge_runtime.errors import ConfigError
@@ -38,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     if args.teacher:
         teacher = TeacherSettings(name=args.teacher, model=args.model or "")
         settings = replace(settings, teacher=teacher)
-    for path in label_shards(args.shards, args.out, settings, jobs=args.jobs):
+    for path in label_shards(files_of(args.shards, ".jsonl"), args.out, settings, jobs=args.jobs):
         labels = list(read_labels(path))
         decisions = Counter(label.decision for label in labels)
         triage = Counter(label.triage for label in labels if label.triage)

@@ -11,7 +11,13 @@ HELP = "choose from labels what a student learns next, and freeze it as a data s
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("labels", type=Path, nargs="+", metavar="LABELS", help="shards of labels")
+    parser.add_argument(
+        "labels",
+        type=Path,
+        nargs="+",
+        metavar="LABELS",
+        help="shards of labels, or their folders",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of data sets")
     parser.add_argument("--name", default="train", help="of the data set (default: train)")
     parser.add_argument("--settings", type=Path, metavar="FILE", help="TOML, see docs/data.md")
@@ -27,11 +33,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--guard", type=Path, nargs="*", default=[], metavar="DATASET",
         help="guard sets: nothing of theirs is selected",
     )  # fmt: skip
+    parser.add_argument(
+        "--manifests", action="store_true",
+        help="also DIR/train.jsonl and DIR/dev.jsonl, for `vitconformer features`",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="the data set's head")
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the data set's folder."""
+    from autotrain_cloud.commands.files import files_of
+    from autotrain_cloud.datasets.export import export
     from autotrain_cloud.datasets.guard import leaks
     from autotrain_cloud.datasets.manifest import Dataset, freeze
     from autotrain_cloud.labels.label import read_labels
@@ -52,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         examples[name] = read_examples(Path(file))
     parents = [Dataset.open(path) for path in args.replay]
     found = select(
-        [label for path in args.labels for label in read_labels(path)],
+        [label for path in files_of(args.labels, ".parquet") for label in read_labels(path)],
         settings,
         examples=examples,
         old=[row for dataset in parents for row in dataset.rows],
@@ -76,6 +88,9 @@ def run(args: argparse.Namespace) -> int:
         settings={"selection": to_plain(settings), "domains": examples},
         parents=tuple(parent.hash for parent in parents),
     )
+    if args.manifests:
+        export(dataset, args.out / "train.jsonl", splits=("train", "replay"))
+        export(dataset, args.out / "dev.jsonl", splits=("dev",))
     if args.json:
         print(json.dumps({"path": str(dataset.path), **to_plain(dataset.head)}))
     else:

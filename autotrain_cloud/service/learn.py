@@ -1,0 +1,234 @@
+"""From alarms to runs of the pipeline, and from what they published to a rollout.
+
+The pipeline keeps its own record (`autotrain_cloud.pipeline.record`); here is only what ties it to
+alarms, rollouts and the store's lineage. Every step begins by comparing the two, so it does not
+matter where the one before was cut off.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlalchemy import Connection, func, select, update
+
+from autotrain_cloud.datasets.manifest import Dataset
+from autotrain_cloud.labels.label import read_labels
+from autotrain_cloud.pipeline.controller import Controller
+from autotrain_cloud.pipeline.policy import Alarm as Cause
+from autotrain_cloud.pipeline.record import Run
+from autotrain_cloud.rollout.plan import Plan, Release
+from autotrain_cloud.service import journal
+from autotrain_cloud.service.roll import Rolling
+from autotrain_cloud.service.watch import open_alarms, slices_of
+from autotrain_cloud.settings import RolloutSettings
+from autotrain_cloud.store import Store, lineage
+from autotrain_cloud.store.schema import alarms, datasets, monitor, segments
+from autotrain_cloud.store.sql import upsert
+from edge_runtime.bundle import Bundle, write_bundle
+from edge_runtime.errors import ConfigError
+
+AUTHOR = "pipeline"
+MINUTE_MS = 60_000
+
+
+class Learn:
+    """See the module. One process at a time."""
+
+    def __init__(
+        self, store: Store, controller: Controller, rolling: Rolling, settings: RolloutSettings
+    ) -> None:
+        self._store = store
+        self._controller = controller
+        self._rolling = rolling
+        self._settings = settings
+        self._told: dict[str, str] = {}  # run or alarm -> what was said of it last
+        with store.read() as db:
+            for row in db.execute(select(monitor).where(monitor.c.key.like("told/%"))):
+                self._told[row.key.removeprefix("told/")] = row.state
+
+    def step(self, now_ms: int) -> None:
+        """What is due. Raises StorageError, and then goes on the next time."""
+        self._answer_alarms(now_ms)
+        runs = self._controller.runs
+        for id in runs.ids():
+            run = runs.read(id)
+            about = f"{run.state}: {run.reason}" if run.reason else run.state
+            step = run.steps[-1] if run.steps and run.state == "running" else None
+            if step is not None:
+                about = f"running {step.name}"
+            if self._told.get(f"run/{id}") == about:
+                continue
+            if run.state == "done":
+                self._hand_over(run, now_ms)
+            self._tell(f"run/{id}", "run", id, about, now_ms)
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _answer_alarms(self, now_ms: int) -> None:
+        with self._store.read() as db:
+            asking = [alarm for alarm in open_alarms(db) if alarm.may_retrain]
+            answered = dict(db.execute(select(alarms.c.id, alarms.c.run)).tuples().all())
+            fresh = {a.id: _new_minutes(db, a.name, a.change_ms) for a in asking}
+        for alarm in asking:
+            if answered[alarm.id]:
+                continue
+            cause = Cause(
+                scope="slice" if alarm.level == "slice" else "fleet", subject=alarm.name or "fleet"
+            )
+            decision, run = self._controller.alarm(
+                cause,
+                why=alarm.text, new_minutes=fresh[alarm.id], now=now_ms / 1000,
+            )  # fmt: skip
+            if run:
+                with self._store.begin() as db:
+                    db.execute(update(alarms).where(alarms.c.id == alarm.id).values(run=run))
+            about = f"{decision.verdict}: {decision.reason}"
+            # How many minutes there are so far changes all the time, and is not news.
+            kind = decision.verdict + decision.reason.split("minutes")[-1]
+            if self._told.get(f"alarm/{alarm.id}") != kind:
+                subject = alarm.name or "fleet"
+                self._tell(f"alarm/{alarm.id}", "retraining", subject, about, now_ms, kind)
+
+    def _hand_over(self, run: Run, now_ms: int) -> None:
+        """What was published goes to the devices; what it was made of is kept."""
+        made = run.step("calibrate")
+        if made is None or run.step("publish") is None:
+            return
+        plan = self._controller.runs.plan(run.id)
+        bundle, previous = Path(made.folder) / "bundle", Path(plan.inputs["champion"][0])
+        with self._store.begin() as db:
+            self._remember(db, run, bundle, now_ms)
+        settings = self._settings
+        try:
+            self._rolling.begin(
+                Plan(
+                    id=run.id,
+                    release=_release(bundle),
+                    previous=_release(previous),
+                    author=AUTHOR,
+                    approvals=settings.approvals,
+                    shares=settings.shares,
+                    soak_ms=round(settings.soak_minutes * MINUTE_MS),
+                    holdback=settings.holdback,
+                    devices_per_minute=settings.devices_per_minute,
+                    timeout_ms=round(settings.timeout_minutes * MINUTE_MS),
+                    least_looks=settings.least_looks,
+                ),
+                bundle=bundle,
+                previous=previous,
+                now_ms=now_ms,
+            )
+        except ConfigError as error:
+            with self._store.begin() as db:
+                journal.note(db, "rollout", run.id, f"cannot begin: {error}", now_ms=now_ms)
+
+    def _remember(self, db: Connection, run: Run, bundle: Path, now_ms: int) -> None:
+        """Labels, data set and model, so that it can be said what a segment went into."""
+        manifest = Bundle.open(bundle).manifest
+        trained_on = []
+        label, chosen = run.step("label"), run.step("select")
+        if label is not None and chosen is not None:
+            labels_of: dict[str, str] = {}
+            for path in sorted(Path(label.folder).glob("*.parquet")):
+                for one in read_labels(path):
+                    if one.teacher is None:
+                        continue
+                    id = f"{path.stem}/{one.segment.id}"
+                    labels_of[one.segment.id] = id
+                    lineage.add_label(
+                        db, id=id, segment=one.segment.id, source="teacher",
+                        author=one.teacher.provenance.family,
+                        author_version=one.teacher.provenance.version,
+                        text=one.text, accepted=one.decision == "keep",
+                        provenance={"decision": one.decision, "triage": one.triage},
+                        now_ms=now_ms,
+                    )  # fmt: skip
+            trained_on = [_remember_dataset(db, Path(chosen.folder), labels_of, now_ms)]
+        lineage.add_model(
+            db, name=manifest.name, version=manifest.version, counter=manifest.release_counter,
+            manifest=str(bundle), trained_on=trained_on, state="published",
+            parent=manifest.parent or None, now_ms=now_ms,
+        )  # fmt: skip
+
+    def _tell(
+        self, key: str, kind: str, subject: str, text: str, now_ms: int, remember: str = ""
+    ) -> None:
+        """Says something once, whatever happens in between."""
+        with self._store.begin() as db:
+            journal.note(db, kind, subject, text, now_ms=now_ms)
+            statement = upsert(db, monitor)
+            db.execute(
+                statement.on_conflict_do_update(
+                    index_elements=["key"], set_={"state": statement.excluded.state}
+                ),
+                {"key": f"told/{key}", "state": remember or text},
+            )
+        self._told[key] = remember or text
+
+
+def republisher(
+    publish: Callable[[Bundle], None], folder: Path
+) -> Callable[[Path, Release], Release]:
+    """Publishes a bundle of before again, one above the release it is to replace.
+
+    `publish` must do nothing for a bundle that is the release already.
+    """
+
+    def again(bundle: Path, above: Release) -> Release:
+        before = Bundle.open(bundle)
+        counter = above.counter + 1
+        target = folder / f"{before.manifest.name}-{counter}"
+        if not target.exists():
+            manifest = dataclasses.replace(before.manifest, release_counter=counter, files={})
+            files: dict[str, Path | bytes] = {
+                name: before.file(name) for name in before.manifest.files
+            }
+            write_bundle(target, manifest, files)
+        publish(Bundle.open(target))
+        return Release(version=before.manifest.version, counter=counter)
+
+    return again
+
+
+def _release(bundle: Path) -> Release:
+    manifest = Bundle.open(bundle).manifest
+    return Release(version=manifest.version, counter=manifest.release_counter)
+
+
+def _new_minutes(db: Connection, slice: str, since_ms: int) -> float:
+    """Of speech that arrived from a slice's devices since its change; of all without a slice."""
+    heard = select(segments.c.device, func.sum(segments.c.duration_s)).where(
+        segments.c.received_ms >= since_ms
+    )
+    seconds = dict(db.execute(heard.group_by(segments.c.device)).tuples().all())
+    belongs = slices_of(db)
+    mine = [s for name, s in seconds.items() if not slice or belongs.get(name) == slice]
+    return float(sum(mine)) / 60
+
+
+def _remember_dataset(db: Connection, folder: Path, labels: dict[str, str], now_ms: int) -> str:
+    (head,) = (path.parent for path in folder.glob("*/*.json"))
+    dataset = Dataset.open(head)
+    if db.execute(select(datasets.c.id).where(datasets.c.id == dataset.hash)).one_or_none() is None:
+        known = set(
+            db.scalars(
+                select(segments.c.id).where(segments.c.id.in_([r.segment_id for r in dataset.rows]))
+            )
+        )
+        lineage.add_dataset(
+            db, id=dataset.hash, name=dataset.head.name, manifest=str(dataset.path),
+            members=[
+                lineage.Member(
+                    segment=row.segment_id, label=labels.get(row.segment_id), split=row.split,
+                    weight=row.weight,
+                )
+                for row in dataset.rows
+                if row.segment_id in known
+            ],
+            parents=dataset.head.parents, recipe=json.loads(dataset.head.settings),
+            now_ms=now_ms,
+        )  # fmt: skip
+    return dataset.hash
