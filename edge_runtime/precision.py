@@ -2,7 +2,7 @@
 
 INT8 is only faster where the processor multiplies eight-bit numbers into 32-bit sums in one
 instruction: VNNI on x86-64, the dot-product extension on ARM64.  Without VNNI, onnxruntime's
-kernels for x86 add pairs of products in 16 bits, which overflow: results would change.
+fast kernels for x86 add pairs of products in 16 bits, which overflow; the backend takes others.
 
 Measuring the range of an activation at every step is one operator with the product; a range known
 beforehand takes two.  For models whose steps are short the first is faster, and it is more exact.
