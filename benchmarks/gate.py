@@ -8,7 +8,7 @@ average over speakers the two are equally good.
 
 False promotions: share of sets on which the challenger is found better at nominal 5 % although it
 is not (`superiority`), or not worse by 2 % although it is by exactly that (`non-inferiority`).
-`percentile` is the plain block bootstrap on the same sets. Power: share of sets on which a true
+`percentile` is the plain block bootstrap on sets of the same kind. Power: share on which a true
 improvement is found. Detectable: what `cloud power` says of such a set, from the champion's errors,
 with 80 % power, and the share of sets on which an improvement of that size is then found.
 

@@ -60,9 +60,9 @@ _DID = (
     "|remembered|noticed|cleaned|watched|hid|brought|measured|promised|collected"
 ).split("|")
 _WHAT = (
-    "a heavy box|the broken window|three silver coins|the garden gate|a long letter|the yellow boat"
-    "|seven apples|an empty bottle|the map of the island|a warm blanket|the kitchen table|some bread"
-    "|a wooden chair|the church bell|his father's watch|the last ticket|a basket of fish|the mirror"
+    "a heavy box|the broken window|three silver coins|the garden gate|a letter|the yellow boat"
+    "|seven apples|an empty bottle|the map of the island|a warm blanket|the kitchen table|bread"
+    "|a wooden chair|the church bell|his old watch|the last ticket|a basket of fish|the mirror"
 ).split("|")
 _WHERE = (
     "near the harbour|behind the mill|across the river|in the village|under the bridge|at market"
