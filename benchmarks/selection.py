@@ -38,7 +38,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     books = {}
     for path in sorted(args.text.glob("*.txt")):
-        books[path.stem] = sentences(path.read_text("utf-8", errors="replace"), args.per_domain)
+        found = sentences(path.read_text("utf-8", errors="replace"), args.per_domain)
+        if len(found) >= 3 * EXAMPLES:
+            books[path.stem] = found
+        else:
+            measure.say(f"{path.name}: {len(found)} sentences are too few; left out")
     if len(books) < 2:
         raise SystemExit("--text: needs a folder with at least two .txt files")
     return {name: precision(name, books, args.share) for name in books}

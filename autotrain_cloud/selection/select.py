@@ -29,7 +29,7 @@ class SelectionSettings:
     """What a training set is to be."""
 
     target: str = ""  # a domain that has examples; empty: every domain counts alike
-    min_domain: float = 0.5  # P(target) of what is taken: a quota must not be filled with others
+    min_domain: float = 0.5  # of a typical example's P(target); less is no filler for a quota
     hours: float = 10.0  # at most, replay included
     max_device_hours: float = 1.0
     replay_share: float = 0.2  # of the hours: speech that the student knew before
@@ -105,20 +105,21 @@ def select(
     usable, points = [usable[index] for index in kept], points[kept]
 
     texts = [label.text for label in usable]
-    chances = probabilities(space, points, examples, seed=settings.seed)
+    chances = probabilities(texts, examples, seed=settings.seed)
     if examples:
         names = sorted(chances)
-        best = np.stack([chances[name] for name in names]).argmax(axis=0)
+        best = np.stack([chances[name].of for name in names]).argmax(axis=0)
         domains = [names[index] for index in best]
     else:
         found = discover(space, points, texts, settings.discovered, seed=settings.seed)
         domains = [found.names[index] for index in found.of]
-    p_domain = chances[settings.target] if settings.target else np.ones(len(usable))
+    p_domain = chances[settings.target].of if settings.target else np.ones(len(usable))
     p_wrong = np.array([probably_wrong(label) for label in usable])
     trust = np.array([label.trust for label in usable])
     utility = p_domain * p_wrong * trust
     if settings.target:
-        utility[p_domain < settings.min_domain] = 0.0  # never taken
+        enough = settings.min_domain * chances[settings.target].typical
+        utility[p_domain < enough] = 0.0  # never taken
 
     replay = _replay(old, usable, settings)
     spent = sum(row.duration_s for row in replay)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 from autotrain_cloud.labels.filters import Outcome
@@ -15,7 +16,9 @@ ABOUT = Provenance(family="f", model="m", version="1", checkpoint_sha256="c" * 6
 def label(name: str, text: str, **fields: object) -> Label:
     """A gold label of 4 s; fields of its segment may be given as `segment_NAME`."""
     segment = Segment(
-        id=name, audio=f"/audio/{name}.flac", audio_sha256=name.ljust(64, "0"), duration_s=4.0,
+        id=name, audio=f"/audio/{name}.flac",
+        audio_sha256=hashlib.sha256(name.encode()).hexdigest(),
+        duration_s=4.0,
         text="what it heard", confidence=0.4, device="d0", slice="en", captured_ms=1000,
         language="en", consent="c1", retention="standard",
     )  # fmt: skip
