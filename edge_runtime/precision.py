@@ -1,9 +1,9 @@
 """Which of a bundle's models runs on this processor.
 
-INT8 is only faster where the processor multiplies eight-bit numbers into 32-bit sums in one
-instruction: VNNI on x86-64, the dot-product extension on ARM64.  Without VNNI, onnxruntime's
-kernels for x86 add pairs of products in 16 bits, which overflow: results would change.  Weights of
-seven bits cannot make them overflow, so there a bundle may have a file of its own.
+INT8 is much faster where the processor multiplies eight-bit numbers into 32-bit sums in one
+instruction: VNNI on x86-64, the dot-product extension on ARM64.  Without VNNI, onnxruntime's fast
+kernels for x86 add pairs of products in 16 bits, which overflow; the backend takes others, which are
+right and still faster than float.  Weights of seven bits cannot overflow, and are faster than those.
 
 Measuring the range of an activation at every step is one operator with the product; a range known
 beforehand takes two.  For models whose steps are short the first is faster, and it is more exact.
@@ -33,7 +33,7 @@ class Processor:
         if self.machine in ("x86_64", "AMD64") and self.features & {"avx512_vnni", "avx_vnni"}:
             return ("int8-dynamic", "int8-x86")
         if self.machine in ("x86_64", "AMD64") and "avx2" in self.features:
-            return ("int8-dynamic7",)
+            return ("int8-dynamic7", "int8-dynamic")
         if self.machine in ("aarch64", "arm64") and "asimddp" in self.features:
             return ("int8-dynamic", "int8-arm64")
         return ()

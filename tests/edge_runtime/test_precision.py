@@ -17,7 +17,7 @@ EVERYTHING = ("float32", "int8-arm64", "int8-dynamic", "int8-x86")
         ("x86_64", "avx2 avx512_vnni", EVERYTHING, "int8-dynamic"),
         ("x86_64", "avx2 avx_vnni", EVERYTHING, "int8-dynamic"),
         ("x86_64", "avx_vnni", ("float32", "int8-dynamic"), "int8-dynamic"),
-        ("x86_64", "avx2 avx512f", EVERYTHING, "float32"),
+        ("x86_64", "avx2 avx512f", EVERYTHING, "int8-dynamic"),
         ("x86_64", "avx2 avx512f", (*EVERYTHING, "int8-dynamic7"), "int8-dynamic7"),
         ("x86_64", "avx2 avx_vnni", (*EVERYTHING, "int8-dynamic7"), "int8-dynamic"),
         ("x86_64", "", EVERYTHING, "float32"),
