@@ -61,7 +61,7 @@ define install_torch
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install $(TORCH)
 endef
 
-.PHONY: help run listen test check fix bench bench-int8 results voices kokoro bundle lock clean
+.PHONY: help run listen test check fix bench bench-int8 loop results voices kokoro bundle lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 20
@@ -95,6 +95,9 @@ bench: $(STAMPS)/dev ## Measure on this machine; ARGS='--only sherpa' chooses wh
 
 bench-int8: $(STAMPS)/dev ## Measure INT8 against float; the last line says it in short
 	@$(BIN)/python benchmarks/int8.py $(ARGS)
+
+loop: $(STAMPS)/dev ## Run the whole fleet loop here: drift, alarm, retraining, gate, rollout; half an hour
+	@$(BIN)/python benchmarks/loop.py $(ARGS)
 
 results: $(STAMPS)/dev ## Write docs/results.md and the README's table from benchmarks/results/
 	@$(BIN)/python benchmarks/report.py

@@ -2,8 +2,8 @@
 
 INT8 is much faster where the processor multiplies eight-bit numbers into 32-bit sums in one
 instruction: VNNI on x86-64, the dot-product extension on ARM64.  Without VNNI, onnxruntime's fast
-kernels for x86 add pairs of products in 16 bits, which overflow; the backend takes others, which are
-right and still faster than float.  Weights of seven bits cannot overflow, and are faster than those.
+kernels for x86 add pairs of products in 16 bits, which overflow; the backend takes others, which
+are right and still faster than float.  Weights of seven bits cannot overflow and are faster still.
 
 Measuring the range of an activation at every step is one operator with the product; a range known
 beforehand takes two.  For models whose steps are short the first is faster, and it is more exact.
