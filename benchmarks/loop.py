@@ -121,12 +121,20 @@ class World:
             if (folder / "manifest.jsonl").exists():
                 continue
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "text.txt").write_text("\n\n".join(sentences(count + 50, seed)) + "\n")
+            if not (folder / "text.txt").exists():
+                (folder / "text.txt").write_text("\n\n".join(sentences(count + 50, seed)) + "\n")
             exclude = ["--exclude-voices", "held-out"] if voices == KNOWN else []
             self.call(
                 "synth", "--text", folder / "text.txt", "--out", folder, "--utterances", count,
                 "--voices", voices, *exclude, "--seed", seed, "--jobs", 2,
             )  # fmt: skip
+            parts = sorted(folder.glob("*/manifest.jsonl"))  # train, dev, test: all one to us
+            lines = [
+                u.to_json() | {"audio_filepath": str(u.audio_filepath.resolve())}
+                for part in parts
+                for u in read_manifest(part)
+            ]
+            _write(folder / "manifest.jsonl", lines)
         if self.args.scenario == "readers":
             self._readers()
         self._noise()

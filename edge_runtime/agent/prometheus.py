@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-
 from edge_runtime.agent.config import TelemetrySettings
 from edge_runtime.agent.telemetry import Tally, Window
 
@@ -39,6 +36,8 @@ class Exporter:
         gauges: Callable[[], Mapping[str, float]],
     ) -> None:
         """Raises OSError where nothing can listen."""
+        from prometheus_client import CollectorRegistry, start_http_server
+
         self._totals = totals
         self._gauges = gauges
         registry = CollectorRegistry()
@@ -55,6 +54,8 @@ class Exporter:
 
     def collect(self) -> Iterator[Any]:
         """As prometheus_client wants it."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
         total = self._totals()
         for name, text in _COUNTERS.items():
             yield CounterMetricFamily(f"{PREFIX}_{name}", text, value=getattr(total, name))
@@ -69,7 +70,9 @@ class Exporter:
             yield GaugeMetricFamily(f"{PREFIX}_{name}", name.replace("_", " "), value=value)
 
 
-def _histogram(name: str, text: str, tally: Tally) -> HistogramMetricFamily:
+def _histogram(name: str, text: str, tally: Tally) -> Any:
+    from prometheus_client.core import HistogramMetricFamily
+
     buckets, seen = [], 0
     for bound, count in zip((*tally.bounds, float("inf")), tally.counts, strict=True):
         seen += count

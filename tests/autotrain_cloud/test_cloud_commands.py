@@ -132,7 +132,7 @@ def test_settings_that_cannot_be_right_are_refused(text: str, says: str, tmp_pat
 
 def test_every_setting_is_documented_with_its_default() -> None:
     page = (Path(__file__).parents[2] / "docs" / "cloud.md").read_text("utf-8")
-    for table in ("store", "broker", "ingest", "retention"):
+    for table in ("store", "broker", "ingest", "retention", "monitor", "rollout"):
         section = page.split(f"## `[{table}]`")[1].split("\n## ")[0]
         settings = getattr(CloudSettings(), table)
         for name in settings.__dataclass_fields__:
