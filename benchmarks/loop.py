@@ -224,6 +224,9 @@ key = "{key}"
 look_ms = 10000
 warmup_looks = 3
 warmup_utterances = 30
+full_utterances = 10
+false_alarms = 1.0
+false_tickets = 1.0
 [rollout]
 shares = [0.34, 1.0]
 holdback = 0.0

@@ -32,7 +32,7 @@ from edge_runtime.settings import build, read_toml
 
 log = logging.getLogger(__name__)
 
-OF_A_RUN = ("slice", "until_ms")  # what commands can name of the run itself
+OF_A_RUN = ("slice", "since_ms", "until_ms")  # what commands can name of the run itself
 TEND_S = 1.0  # between two looks at what is abandoned
 
 
@@ -163,7 +163,7 @@ class Controller:
 
     # -- what people and alarms ask for ------------------------------------------------------------
 
-    def start(self, *, why: str, id: str = "", slice: str = "") -> str:
+    def start(self, *, why: str, id: str = "", slice: str = "", since_ms: int = 0) -> str:
         """Asks for a run; -> its id. An id that is known already changes nothing.
 
         Raises ConfigError for an input that is missing, or a command that cannot be made of them.
@@ -171,7 +171,7 @@ class Controller:
         id = id or f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(2).hex()}"
         inputs = {name: (str(value),) for name, value in _values(self._inputs()).items() if value}
         now = time.time()
-        of_run = dict(zip(OF_A_RUN, (slice, str(round(now * 1000))), strict=True))
+        of_run = dict(zip(OF_A_RUN, (slice, str(since_ms), str(round(now * 1000))), strict=True))
         knobs = {**_values(self.settings.settings), **of_run}
         absent = dict.fromkeys(_fields(self.settings.inputs).keys() - inputs.keys(), "")
         plan = Plan(
@@ -198,7 +198,13 @@ class Controller:
         return id
 
     def alarm(
-        self, alarm: Alarm, *, why: str, new_minutes: float, now: float | None = None
+        self,
+        alarm: Alarm,
+        *,
+        why: str,
+        new_minutes: float,
+        since_ms: int = 0,
+        now: float | None = None,
     ) -> tuple[Decision, str]:
         """Starts a run if the policy lets it; -> its decision, and the run's id or nothing."""
         with alone(self.settings.folder / "alarms"):  # two at once start one run
@@ -218,7 +224,7 @@ class Controller:
             if decision.verdict != "start":
                 return decision, ""
             part = alarm.subject if alarm.scope == "slice" else ""
-            return decision, self.start(why=why, slice=part)
+            return decision, self.start(why=why, slice=part, since_ms=since_ms)
 
     def resume(self, id: str) -> None:
         """Goes on with a run that was parked or cancelled; what is made already is not made again.

@@ -94,7 +94,7 @@ STEPS: tuple[Step, ...] = (
     Step(
         name="gather",
         command="vitconformer cloud gather --config {cloud} [ --slice {slice} ] "
-        "--until-ms {until_ms} --out {out}",
+        "--since-ms {since_ms} --until-ms {until_ms} --out {out}",
     ),
     Step(
         name="label",

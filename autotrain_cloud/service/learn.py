@@ -80,7 +80,8 @@ class Learn:
             )
             decision, run = self._controller.alarm(
                 cause,
-                why=alarm.text, new_minutes=fresh[alarm.id], now=now_ms / 1000,
+                why=alarm.text, new_minutes=fresh[alarm.id], since_ms=alarm.change_ms,
+                now=now_ms / 1000,
             )  # fmt: skip
             if run:
                 with self._store.begin() as db:
