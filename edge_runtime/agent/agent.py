@@ -14,6 +14,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import random
+import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -45,6 +47,7 @@ from edge_runtime.events import Event
 if TYPE_CHECKING:
     from edge_runtime.agent.mqtt import Link
     from edge_runtime.agent.prometheus import Exporter
+    from edge_runtime.agent.renewal import Renewal
 
 log = logging.getLogger("edge_runtime.agent")
 
@@ -117,6 +120,7 @@ class Agent:
             say=self._say,
         )
         self._link = None if settings.broker is None else self._new_link(settings.broker)
+        self._renewal = self._new_renewal()
         self._models = models or self._new_models()
         self._source = source or open_source(settings.audio, self.problems, self._stop)
         self._gauges = providers()
@@ -154,6 +158,21 @@ class Agent:
             problems=self.problems,
         )
 
+    def _new_renewal(self) -> Renewal | None:
+        broker, link = self.settings.broker, self._link
+        if broker is None or link is None or not broker.enrolment or broker.certificate is None:
+            return None
+        from edge_runtime.agent.identity import Identity
+        from edge_runtime.agent.renewal import Renewal
+
+        return Renewal(
+            broker.enrolment,
+            Identity(broker.certificate.parent),
+            problems=self.problems,
+            renewed=link.reconnect,
+            rng=random.Random(secrets.randbits(64)),
+        )
+
     def run(self) -> None:
         """Until `stop` is called or the files are over, everything is recorded and said."""
         ear = threading.Thread(target=self._listen, name="ear", daemon=True)
@@ -174,7 +193,8 @@ class Agent:
             ear.join()
             self._desk.stop()
             self._leave()
-            for each in (control, prometheus, self._decisions, self._models, self._outbox):
+            parts = (control, prometheus, self._renewal, self._decisions, self._models)
+            for each in (*parts, self._outbox):
                 if each is not None:
                     each.close()
 
@@ -383,6 +403,8 @@ class Agent:
         if self._outbox is not None:
             with self.problems.watching("outbox"):
                 self._outbox.expire(now_ms=now_ms())
+        if self._renewal is not None:
+            self._renewal.look(time.time())
         if clock_is_set():
             self.problems.clear("clock")
         else:
@@ -457,6 +479,7 @@ class Agent:
             if consent is None
             else {"id": consent.id, "version": consent.version, "granted": consent.granted},
             "uplink": None if self._link is None else self._link.status(),
+            "certificate": None if self._renewal is None else self._renewal.status(),
             "problems": self.problems.current(),
         }
 

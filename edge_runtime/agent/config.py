@@ -90,6 +90,7 @@ class BrokerSettings:
     ca: Path | None = None  # certificates to trust, PEM; none: no TLS, for tests only
     certificate: Path | None = None  # of the device, PEM; its name is the device's
     key: Path | None = None  # of the certificate, PEM
+    enrolment: str = ""  # URL of the server that renews the certificate; empty: it is not renewed
     keepalive_s: int = 120  # a ping as often keeps the connection through NATs
     connect_timeout_s: float = 10.0  # for TCP and TLS together with the broker's answer
 
@@ -103,6 +104,16 @@ class BrokerSettings:
             raise ConfigError("broker: certificate and key: give both or none")
         if self.certificate is not None and self.ca is None:
             raise ConfigError("broker: ca: is missing: a certificate needs TLS")
+        if not self.enrolment:
+            return
+        if not self.enrolment.startswith("https://"):
+            raise ConfigError(f"broker: enrolment: expected https://..., not {self.enrolment!r}")
+        file = self.certificate
+        if file is None or file != self.key or file.name != "identity.pem":
+            raise ConfigError(
+                "broker: enrolment: needs certificate and key to be the file identity.pem that"
+                " `vitconformer agent enrol` wrote"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

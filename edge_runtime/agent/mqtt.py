@@ -114,6 +114,10 @@ class Link:
         """Something new lies in the outbox."""
         self._events.put(exchange.Tick())
 
+    def reconnect(self) -> None:
+        """With the certificate that is there now; as after any connection that broke."""
+        self._events.put(exchange.Disconnected())
+
     def stop(self, timeout_s: float = 5.0) -> None:
         """Says goodbye."""
         self._events.put(exchange.Stop())
@@ -162,6 +166,8 @@ class Link:
 
     def _take(self, event: exchange.Event | _Answer) -> None:
         if not isinstance(event, _Answer):
+            if isinstance(event, exchange.Disconnected):
+                self._hang_up()
             self._handle(event)
             return
         if event.client != self._number:

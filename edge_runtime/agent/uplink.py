@@ -12,7 +12,11 @@ The shell turns what happens into events and actions into calls. Rules:
 * No more packets are handed to the MQTT client than the broker takes at once, none is larger than
   the broker takes, and what is larger is cut into parts.
 * A missing receipt halves the number of segments in flight, a receipt raises it, so a slow cloud
-  slows its devices down. A cloud that says it accepts nothing gets nothing.
+  slows its devices down. After a connection that broke it starts at two and doubles with every
+  round of receipts (slow start, RFC 5681). A cloud that says it accepts nothing gets nothing.
+* Late is not lost: a segment whose receipt is missing makes room for others, but is itself sent
+  again only after a random time whose bound doubles with every receipt that is late (as in RFC
+  6298). Repeats sent sooner would fill the very queue in which they wait.
 * What no receipt answers, telemetry for one, is kept in memory until the broker has it and somebody
   there listens. Losses are reported like segments: again and again until their receipt.
 * A connection is tried again after a random time from nothing to a bound that doubles (full
@@ -71,7 +75,11 @@ from edge_runtime.contract.topics import channel_of, check_device, topic_of
 from edge_runtime.errors import ContractError
 
 MAX_WINDOW = 20  # packets with the MQTT client, and segments without a receipt
-RECEIPT_MS = 60_000  # without a receipt for so long, a segment is sent again
+FIRST_WINDOW = 2  # the latter, after a connection that broke
+MAX_LATE = 100  # segments that are late or refused for now: with so many, no more are sent
+RECEIPT_MS = 60_000  # without a receipt for so long, a segment is late
+LAST_PATIENCE_MS = 960_000  # bound of the time until what is late is sent again
+PATIENCE_KEPT = 0.8  # of that time, after a receipt that was not late
 FIRST_RETRY_MS, LAST_RETRY_MS = 1_000, 300_000  # bounds of the time to the next connection
 PAUSE_MS = 60_000  # after the broker or the cloud said "not now"
 GRACE_MS = 5_000  # that a new connection waits to hear whether the cloud accepts anything
@@ -99,6 +107,8 @@ class Uplink:
         self._grace_ms = 0  # until then, no word from the cloud means wait
         self._token = 0
         self._window = float(MAX_WINDOW)  # segments
+        self._threshold = float(MAX_WINDOW)  # of the window: below, every receipt adds one
+        self._patience_ms = float(RECEIPT_MS)  # from late to sent again
         self._ingest: IngestState | None = None
         self._next_segment_ms = 0  # rate limit, pauses
         self._next_message_ms = 0  # pauses
@@ -113,6 +123,7 @@ class Uplink:
         self._packet_bytes = MAX_PACKET_BYTES
         self._receive_maximum = MAX_WINDOW
         self._flights: dict[str, int] = {}  # segment, loss report -> time its receipt is overdue
+        self._late: dict[str, int] = {}  # segment without a receipt -> not again before
         self._unsent: deque[tuple[str, str, bytes]] = deque()  # id, channel, packet
         again = [each for each in self._handed.values() if isinstance(each, Message)]
         self._messages.extendleft(reversed(again))
@@ -194,6 +205,9 @@ class Uplink:
             self._next_connect_ms = now_ms  # nobody to say goodbye to
         if self._state in ("leaving", "gone"):
             return
+        if self._state == "up":
+            self._threshold = max(FIRST_WINDOW, self._threshold, self._window)
+            self._window = min(self._window, float(FIRST_WINDOW))
         self._state = "down"
         bound = min(LAST_RETRY_MS, FIRST_RETRY_MS << min(self._failures, 20))
         self._failures += 1
@@ -230,8 +244,12 @@ class Uplink:
                     self._next_losses_ms = now_ms  # there may be more
                 for id in ids:
                     if self._land(id):
-                        self._window = min(MAX_WINDOW, self._window + 1 / self._window)
+                        step = 1 if self._window < self._threshold else 1 / self._window
+                        self._window = min(MAX_WINDOW, self._window + step)
+                        kept = PATIENCE_KEPT * self._patience_ms
+                        self._patience_ms = max(RECEIPT_MS, kept)
                     self._held.pop(id, None)
+                    self._late.pop(id, None)
                 yield Delivered(ids)
             case Nack(id=id, permanent=permanent, reason=reason, detail=detail):
                 why = f"{reason}: {detail}" if detail else reason
@@ -243,12 +261,13 @@ class Uplink:
                     self._land(id)
                     return
                 self._land(id)
+                self._late.pop(id, None)
                 if permanent:
                     self._held.pop(id, None)
                     yield SetAside(id, why)
                 else:
                     self._held[id] = now_ms + PAUSE_MS
-                    self._window = max(1.0, self._window / 2)
+                    self._slow_down()
             case IngestState():
                 if self._ingest is None or message.version >= self._ingest.version:
                     if message.accepting and message != self._ingest:  # somebody is there now
@@ -317,10 +336,21 @@ class Uplink:
     def _overdue(self, now_ms: int) -> None:
         late = [id for id, due in self._flights.items() if due <= now_ms]
         for id in late:
+            if self._losses is None or self._losses.id != id:
+                self._late[id] = now_ms + self._patience()
             self._land(id)
         if late:
-            self._window = max(1.0, self._window / 2)
+            self._slow_down()
+            self._patience_ms = min(LAST_PATIENCE_MS, 2 * self._patience_ms)
         self._held = {id: until for id, until in self._held.items() if until > now_ms}
+        self._late = {id: until for id, until in self._late.items() if until > now_ms}
+
+    def _slow_down(self) -> None:
+        self._threshold = self._window = max(1.0, self._window / 2)
+
+    def _patience(self) -> int:
+        """From late to sent again; drawn, so that devices do not repeat all at once."""
+        return round(self._patience_ms * self._rng.uniform(0.5, 1))
 
     def _land(self, id: str) -> bool:
         """No longer in flight; its packets that are still here are not sent."""
@@ -353,11 +383,12 @@ class Uplink:
         if self._losses is None and now_ms >= self._next_losses_ms:
             self._next_losses_ms = now_ms + LOSSES_MS
             yield AskLosses(max(1, min(100, (self._packet_bytes - 3_000) // 700)))
-        room = int(self._window) - len(self._flights)
+        room = int(self._window) - len(self._flights) + (self._losses is not None)
+        room = min(room, MAX_LATE - len(self._late) - len(self._held))
         if room > 0 and not self._asked_for and now_ms >= self._next_segment_ms:
             limited = self._ingest is not None and self._ingest.segments_per_minute
             self._asked_for = 1 if limited else room
-            yield Ask(self._asked_for, frozenset((*self._flights, *self._held)))
+            yield Ask(self._asked_for, frozenset((*self._flights, *self._held, *self._late)))
 
     def _has_room(self) -> bool:
         return len(self._handed) < self._receive_maximum
@@ -369,7 +400,7 @@ class Uplink:
 
     def _wake(self, now_ms: int) -> int:
         """When time alone will change something; at most a minute ahead."""
-        times = [*self._flights.values(), *self._held.values()]
+        times = [*self._flights.values(), *self._held.values(), *self._late.values()]
         times += [self._next_segment_ms, self._grace_ms, self._next_losses_ms]
         if self._messages:
             times.append(self._next_message_ms)
