@@ -207,9 +207,7 @@ class DeviceDetail(Device):
 
 
 class SetSlice(Asked):
-    slice: Annotated[str, StringConstraints(min_length=1, max_length=200)] = Field(
-        description="language, room, microphone, whatever tells devices apart"
-    )
+    slice: Short = Field(description="language, room, microphone, whatever tells devices apart")
 
 
 class Slice(Model):
