@@ -103,6 +103,42 @@ class RolloutSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ApiSettings:
+    """[api]"""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    certificate: Path | None = None  # without it only this machine may ask
+    key: Path | None = None
+    behind_proxy: bool = False  # one that does the TLS; then any address may be listened on
+    pipeline: Path | None = None  # pipeline.toml: runs can be seen and asked for
+    ledger: Path | None = None  # of promotions
+    body_kilobytes: int = 1024  # of a request, at most
+    streams: int = 100  # of events at a time
+    poll_s: float = 1.0  # between two looks for new events
+    heartbeat_s: float = 15.0
+    query_s: float = 10.0  # a query is given up after that; PostgreSQL only
+    open_metrics: bool = False  # /metrics without a token
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port < 65_536:
+            raise ConfigError(f"port: {self.port} (expected 0 to 65535)")
+        if (self.certificate is None) != (self.key is None):
+            raise ConfigError("certificate and key: one without the other")
+        for name in ("body_kilobytes", "streams", "poll_s", "heartbeat_s", "query_s"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name}: {getattr(self, name)} (expected more than 0)")
+        if not (self.certificate or self.behind_proxy or self.host in LOOPBACK):
+            raise ConfigError(
+                f"host: {self.host}: tokens would cross the network unencrypted (expected"
+                " certificate and key, or behind_proxy = true, or 127.0.0.1)"
+            )
+
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CloudSettings:
     """The whole file."""
 
@@ -112,6 +148,7 @@ class CloudSettings:
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     monitor: MonitorSettings = field(default_factory=MonitorSettings)
     rollout: RolloutSettings = field(default_factory=RolloutSettings)
+    api: ApiSettings = field(default_factory=ApiSettings)
 
 
 def read_cloud_settings(path: Path) -> CloudSettings:

@@ -96,12 +96,16 @@ class Rollout:
         Raises ValueError where one is missing.
         """
         rollout = cls(plan)
-        for entry in entries:
-            if entry.number > len(rollout.entries):
-                raise ValueError(f"rollout {plan.id}: entry {len(rollout.entries)} is missing")
-            if entry.number == len(rollout.entries):
-                rollout._apply(entry)
+        rollout.follow(entries)
         return rollout
+
+    def follow(self, entries: Iterable[Entry]) -> None:
+        """What somebody else has added to the log; as for `replay`."""
+        for entry in entries:
+            if entry.number > len(self.entries):
+                raise ValueError(f"rollout {self.plan.id}: entry {len(self.entries)} is missing")
+            if entry.number == len(self.entries):
+                self._apply(entry)
 
     # --- what is asked ----------------------------------------------------------------------------
 

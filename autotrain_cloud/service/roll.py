@@ -7,6 +7,7 @@ is committed together with the messages that follow from it.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -35,7 +36,7 @@ Republish = Callable[[Path, Release], Release]  # a bundle, again, above a relea
 
 
 class Rolling:
-    """The rollouts of one store. One process at a time."""
+    """The rollouts of one store. One process steps; any may act, and threads may share it."""
 
     def __init__(self, store: Store, republish: Republish, *, look_ms: int = LOOK_MS) -> None:
         """`republish` publishes a bundle again under a release counter above the one given; called
@@ -47,6 +48,7 @@ class Rolling:
         self._rollouts: dict[str, Rollout] = {}  # under way; what is missing is read again
         self._looked: dict[str, int] = {}  # rollout -> end of the hours last compared
         self._reported_ms: dict[str, int] = {}  # rollout -> reports were read until then
+        self._lock = threading.RLock()
         self._load()
 
     def begin(self, plan: Plan, *, bundle: Path, previous: Path, now_ms: int) -> None:
@@ -55,7 +57,7 @@ class Rolling:
         Raises ConfigError while another one runs.
         """
         self._load()
-        if busy := next((id for id in self._rollouts if id != plan.id), None):
+        if busy := next((id for id in self._under_way() if id != plan.id), None):
             raise ConfigError(f"rollout {busy} is not over; halt it first")
         with self._store.begin() as db:
             if db.execute(select(rollouts).where(rollouts.c.id == plan.id)).one_or_none():
@@ -71,30 +73,36 @@ class Rolling:
 
     def act(self, id: str, do: Callable[[Rollout], list[Entry]], now_ms: int) -> None:
         """What a person wants: approve, pause, resume, halt, go back. Raises ConfigError."""
-        self._load()
-        if id not in self._rollouts:
-            raise ConfigError(f"rollout {id}: there is none under way with that id")
-        self._change(id, lambda db, rollout: do(rollout), now_ms)
+        with self._lock:
+            self._load()
+            if id not in self._rollouts:
+                raise ConfigError(f"rollout {id}: there is none under way with that id")
+            self._change(id, lambda db, rollout: do(rollout), now_ms)
 
     def step(self, now_ms: int) -> None:
         """What is due. Raises StorageError, and then goes on the next time."""
         self._load()
-        for id in list(self._rollouts):
+        for id in self._under_way():
             previous = self._previous_to_republish(id)
             released = self._republish(*previous) if previous else None
             self._change(id, partial(self._advanced, released=released, now_ms=now_ms), now_ms)
-            if self._rollouts[id].state in OVER:
-                del self._rollouts[id]
+            with self._lock:
+                if id in self._rollouts and self._rollouts[id].state in OVER:
+                    del self._rollouts[id]
 
     def rollout(self, id: str) -> Rollout | None:
         """One that is under way."""
         return self._rollouts.get(id)
 
+    def _under_way(self) -> list[str]:
+        with self._lock:
+            return list(self._rollouts)
+
     # -- inside ------------------------------------------------------------------------------------
 
     def _load(self) -> None:
         """Rollouts that are not over and not in memory."""
-        with self._store.read() as db:
+        with self._lock, self._store.read() as db:
             for row in db.execute(select(rollouts)):
                 if row.id not in self._rollouts and State(row.state) not in OVER:
                     self._rollouts[row.id] = _replayed(db, row)
@@ -103,13 +111,20 @@ class Rolling:
         self, id: str, do: Callable[[Connection, Rollout], list[Entry]], now_ms: int
     ) -> None:
         """Does something to a rollout; what is not in the store then is not in memory either."""
-        rollout = self._rollouts[id]
-        try:
-            with self._store.begin() as db:
-                self._save(db, rollout, do(db, rollout), now_ms)
-        except BaseException:
-            del self._rollouts[id]
-            raise
+        with self._lock:
+            self._load()  # what another thread was refused is not in memory
+            rollout = self._rollouts.get(id)
+            if rollout is None:
+                return
+            try:
+                with self._store.begin() as db:
+                    mine = select(rollouts.c.id).where(rollouts.c.id == id)
+                    db.execute(mine.with_for_update())  # others who act wait here
+                    rollout.follow(_entries(db, id, since=len(rollout.entries)))
+                    self._save(db, rollout, do(db, rollout), now_ms)
+            except BaseException:
+                del self._rollouts[id]
+                raise
 
     def _advanced(
         self, db: Connection, rollout: Rollout, *, released: Release | None, now_ms: int
@@ -161,8 +176,8 @@ class Rolling:
         return rollout.look(changes, since_ms=since, now_ms=now_ms)
 
     def _previous_to_republish(self, id: str) -> tuple[Path, Release] | None:
-        rollout = self._rollouts[id]
-        if not rollout.to_republish:
+        rollout = self.rollout(id)
+        if rollout is None or not rollout.to_republish:
             return None
         with self._store.read() as db:
             row = db.execute(select(rollouts).where(rollouts.c.id == id)).one()
@@ -216,8 +231,10 @@ def _replayed(db: Connection, row: Row[Any]) -> Rollout:
         raise StorageError(str(error)) from error
 
 
-def _entries(db: Connection, id: str) -> list[Entry]:
-    mine = select(rollout_log.c.entry).where(rollout_log.c.rollout == id)
+def _entries(db: Connection, id: str, *, since: int = 0) -> list[Entry]:
+    mine = select(rollout_log.c.entry).where(
+        rollout_log.c.rollout == id, rollout_log.c.number >= since
+    )
     return [Entry.from_json(plain) for plain in db.scalars(mine.order_by(rollout_log.c.number))]
 
 

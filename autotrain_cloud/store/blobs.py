@@ -71,6 +71,13 @@ class Blobs:
         except OSError as error:
             raise StorageError(f"{self.path(digest)}: cannot be deleted: {_why(error)}") from error
 
+    def check(self) -> None:
+        """Whether the place answers; it need not exist yet. Raises StorageError."""
+        try:
+            self._files.exists(self._root)
+        except OSError as error:
+            raise StorageError(f"{self._root}: does not answer: {_why(error)}") from error
+
     def digests(self) -> Iterator[str]:
         """Of all blobs that are there, a directory at a time."""
         for first in range(256):

@@ -1,0 +1,495 @@
+"""What people and programs ask of the store, as pages of rows. Every page ends at a key, not at a
+number, so that a page costs the same wherever it is; the indexes are in `store/migrations.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    Row,
+    Select,
+    String,
+    and_,
+    case,
+    exists,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+    tuple_,
+)
+
+from autotrain_cloud.rollout.states import OVER
+from autotrain_cloud.store.schema import (
+    alarms,
+    assignments,
+    consents,
+    dataset_members,
+    datasets,
+    dead_letters,
+    device_slices,
+    devices,
+    erasure_devices,
+    erasures,
+    events,
+    labels,
+    model_datasets,
+    models,
+    outbox,
+    rollout_log,
+    rollouts,
+    segments,
+    telemetry,
+    tombstones,
+    updates,
+)
+
+Rows = Sequence[Any]
+DAY_MS = 86_400_000
+ORDERS = ("newest", "least-sure")
+DECISIONS = ("none", "keep", "review", "drop")
+_LAST = "\U0010ffff"  # sorts after every other character
+PREFIX = 64  # characters of a text that are indexed
+
+
+def overview(db: Connection, *, now_ms: int) -> dict[str, Any]:
+    """The fleet and what is going on, in numbers."""
+    day = segments.c.received_ms >= now_ms - DAY_MS
+
+    def one(query: Select[Any]) -> Any:
+        return db.scalar(query)
+
+    def by(column: ColumnElement[Any]) -> dict[str, int]:
+        counted = select(column, func.count()).group_by(column).order_by(column)
+        return {row[0] or "": row[1] for row in db.execute(counted)}
+
+    return {
+        "at_ms": now_ms,
+        "devices": one(select(func.count()).select_from(devices)),
+        "devices_by_state": by(devices.c.state),
+        "devices_by_model": by(devices.c.model_version),
+        "segments": one(select(func.count()).select_from(segments)),
+        "segments_today": one(select(func.count()).select_from(segments).where(day)),
+        "labels": one(select(func.count()).select_from(labels)),
+        "datasets": one(select(func.count()).select_from(datasets)),
+        "models": one(select(func.count()).select_from(models)),
+        "open_alarms": one(
+            select(func.count()).select_from(alarms).where(alarms.c.closed_ms.is_(None))
+        ),
+        "unanswered_erasures": one(
+            select(func.count())
+            .select_from(erasure_devices)
+            .where(erasure_devices.c.answered_ms.is_(None))
+        ),
+        "ingest": {
+            "last_segment_ms": one(select(func.max(segments.c.received_ms))),
+            "last_telemetry_ms": one(select(func.max(telemetry.c.received_ms))),
+            "to_publish": one(select(func.count()).select_from(outbox)),
+            "dead_letters": one(select(func.count()).select_from(dead_letters)),
+        },
+        "newest_event": one(select(func.max(events.c.number))) or 0,
+    }
+
+
+# -- devices ---------------------------------------------------------------------------------------
+
+_DEVICE = (
+    select(devices, device_slices.c.slice, assignments.c.counter.label("assigned_counter"))
+    .outerjoin(device_slices, device_slices.c.device == devices.c.name)
+    .outerjoin(assignments, assignments.c.device == devices.c.name)
+)
+
+
+def device_page(
+    db: Connection,
+    *,
+    prefix: str = "",
+    state: str | None = None,
+    model: str | None = None,
+    slice: str | None = None,
+    seen_before_ms: int | None = None,
+    after: str = "",
+    limit: int = 100,
+) -> Rows:
+    """By name."""
+    page = _DEVICE.where(devices.c.name > after)
+    if prefix:
+        page = page.where(func.substr(devices.c.name, 1, len(prefix)) == prefix)
+    for column, value in (
+        (devices.c.state, state),
+        (devices.c.model_version, model),
+        (device_slices.c.slice, slice),
+    ):
+        if value is not None:
+            page = page.where(column == value)
+    if seen_before_ms is not None:
+        page = page.where(devices.c.last_seen_ms < seen_before_ms)
+    return db.execute(page.order_by(devices.c.name).limit(limit)).all()
+
+
+def device(db: Connection, name: str) -> Row[Any] | None:
+    return db.execute(_DEVICE.where(devices.c.name == name)).one_or_none()
+
+
+def slices(db: Connection) -> Rows:
+    """Every slice and its devices."""
+    counted = select(device_slices.c.slice, func.count().label("devices"))
+    return db.execute(counted.group_by(device_slices.c.slice).order_by(device_slices.c.slice)).all()
+
+
+def telemetry_page(
+    db: Connection, device: str, *, before: tuple[int, int] | None = None, limit: int = 100
+) -> Rows:
+    """Of one device, the newest first; `before` is (session, sequence)."""
+    return _reports(db, telemetry, device, before, limit)
+
+
+def update_page(
+    db: Connection, device: str, *, before: tuple[int, int] | None = None, limit: int = 100
+) -> Rows:
+    """Likewise."""
+    return _reports(db, updates, device, before, limit)
+
+
+def _reports(
+    db: Connection, table: Any, device: str, before: tuple[int, int] | None, limit: int
+) -> Rows:
+    page = select(table).where(table.c.device == device)
+    if before is not None:
+        page = page.where(tuple_(table.c.session, table.c.sequence) < tuple_(*before))
+    newest = page.order_by(table.c.session.desc(), table.c.sequence.desc())
+    return db.execute(newest.limit(limit)).all()
+
+
+def consents_of(db: Connection, device: str) -> Rows:
+    """The newest first."""
+    mine = select(consents).where(consents.c.device == device)
+    return db.execute(mine.order_by(consents.c.version.desc()).limit(100)).all()
+
+
+# -- alarms ----------------------------------------------------------------------------------------
+
+
+def alarm_page(
+    db: Connection,
+    *,
+    open_only: bool = True,
+    level: str | None = None,
+    name: str | None = None,
+    before: tuple[int, str] | None = None,
+    limit: int = 100,
+) -> Rows:
+    """The newest first; `before` is (opened_ms, id)."""
+    page = select(alarms)
+    if open_only:
+        page = page.where(alarms.c.closed_ms.is_(None))
+    for column, value in ((alarms.c.level, level), (alarms.c.name, name)):
+        if value is not None:
+            page = page.where(column == value)
+    return _newest(db, page, alarms.c.opened_ms, alarms.c.id, before, limit)
+
+
+def alarm(db: Connection, id: str) -> Row[Any] | None:
+    return db.execute(select(alarms).where(alarms.c.id == id)).one_or_none()
+
+
+# -- segments --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentFilter:
+    """Which segments; None: whichever."""
+
+    device: str | None = None
+    slice: str | None = None
+    model: str | None = None
+    language: str | None = None
+    confidence_from: float | None = None
+    confidence_to: float | None = None
+    decision: str | None = None  # one of DECISIONS: what became of its newest label
+    text: str | None = None  # its beginning
+    since_ms: int | None = None
+    until_ms: int | None = None
+
+
+def decision_of(label: FromClause) -> ColumnElement[str]:
+    """What a label says should become of its segment."""
+    said = func.coalesce(label.c.provenance["decision"].as_string(), literal("drop", String))
+    refused = case((said == "review", "review"), else_="drop")
+    return case((label.c.accepted, "keep"), else_=refused)
+
+
+def segment_page(
+    db: Connection,
+    wanted: SegmentFilter,
+    *,
+    order: str = "newest",
+    after: tuple[Any, str] | None = None,
+    limit: int = 100,
+) -> Rows:
+    """With the newest label of each. `after` is (received_ms, id), or (confidence, id) where the
+    least sure come first.
+    """
+    table = segments
+    slice = device_slices.c.slice
+    page = select(table, slice).outerjoin(device_slices, device_slices.c.device == table.c.device)
+    for column, value in (
+        (table.c.device, wanted.device),
+        (slice, wanted.slice),
+        (table.c.model_version, wanted.model),
+        (table.c.language, wanted.language),
+    ):
+        if value is not None:
+            page = page.where(column == value)
+    if wanted.confidence_from is not None:
+        page = page.where(table.c.confidence >= wanted.confidence_from)
+    if wanted.confidence_to is not None:
+        page = page.where(table.c.confidence <= wanted.confidence_to)
+    if wanted.since_ms is not None:
+        page = page.where(table.c.received_ms >= wanted.since_ms)
+    if wanted.until_ms is not None:
+        page = page.where(table.c.received_ms < wanted.until_ms)
+    if wanted.text:
+        page = page.where(_begins(db, wanted.text))
+    if wanted.decision == "none":
+        page = page.where(not_(exists().where(labels.c.segment == table.c.id)))
+    elif wanted.decision is not None:
+        mine = labels.alias()
+        newest = (
+            select(decision_of(mine))
+            .where(mine.c.segment == table.c.id)
+            .order_by(mine.c.created_ms.desc(), mine.c.id)
+            .limit(1)
+            .scalar_subquery()
+        )
+        page = page.where(newest == wanted.decision)
+    if order == "least-sure":
+        if after is not None:
+            page = page.where(tuple_(table.c.confidence, table.c.id) > tuple_(*after))
+        return db.execute(page.order_by(table.c.confidence, table.c.id).limit(limit)).all()
+    return _newest(db, page, table.c.received_ms, table.c.id, after, limit)
+
+
+def newest_labels(db: Connection, ids: Sequence[str]) -> dict[str, Row[Any]]:
+    """Segment -> its newest label, for those that have one."""
+    mine = select(labels, decision_of(labels).label("decision")).where(labels.c.segment.in_(ids))
+    found: dict[str, Row[Any]] = {}
+    for row in db.execute(mine.order_by(labels.c.created_ms.desc(), labels.c.id)):
+        found.setdefault(row.segment, row)
+    return found
+
+
+def segment(db: Connection, id: str) -> Row[Any] | None:
+    joined = select(segments, device_slices.c.slice).outerjoin(
+        device_slices, device_slices.c.device == segments.c.device
+    )
+    return db.execute(joined.where(segments.c.id == id)).one_or_none()
+
+
+def labels_of(db: Connection, id: str) -> Rows:
+    """The newest first, with what each decides."""
+    mine = select(labels, decision_of(labels).label("decision")).where(labels.c.segment == id)
+    return db.execute(mine.order_by(labels.c.created_ms.desc(), labels.c.id)).all()
+
+
+def was_erased(db: Connection, segment: str) -> bool:
+    grave = and_(tombstones.c.kind == "segment", tombstones.c.key == segment)
+    return db.scalar(select(tombstones.c.erasure).where(grave).limit(1)) is not None
+
+
+def review_page(
+    db: Connection,
+    *,
+    slice: str | None = None,
+    after: tuple[int, str] | None = None,
+    limit: int = 50,
+) -> Rows:
+    """Labels that a person should look at, the oldest first; `after` is (created_ms, id).
+
+    Once a newer label of the segment is there, this one is no longer asked about.
+    """
+    later = labels.alias()
+    newer = exists().where(
+        later.c.segment == labels.c.segment,
+        or_(
+            later.c.created_ms > labels.c.created_ms,
+            and_(later.c.created_ms == labels.c.created_ms, later.c.id < labels.c.id),
+        ),
+    )
+    page = (
+        select(
+            labels.c.id.label("label"), labels.c.created_ms, labels.c.text.label("label_text"),
+            labels.c.author, labels.c.confidence.label("label_confidence"), labels.c.provenance,
+            segments.c.id.label("segment"), segments.c.device, segments.c.text,
+            segments.c.confidence, segments.c.language, segments.c.duration_s,
+            segments.c.model_version, segments.c.captured_ms, device_slices.c.slice,
+        )
+        .join(segments, segments.c.id == labels.c.segment)
+        .outerjoin(device_slices, device_slices.c.device == segments.c.device)
+        .where(not_(labels.c.accepted), decision_of(labels) == "review", not_(newer))
+    )  # fmt: skip
+    if slice is not None:
+        page = page.where(device_slices.c.slice == slice)
+    if after is not None:
+        page = page.where(tuple_(labels.c.created_ms, labels.c.id) > tuple_(*after))
+    return db.execute(page.order_by(labels.c.created_ms, labels.c.id).limit(limit)).all()
+
+
+def _begins(db: Connection, text: str) -> ColumnElement[bool]:
+    """Whether a segment's text begins so, large and small letters alike."""
+    bytewise = "C" if db.dialect.name == "postgresql" else "BINARY"
+    indexed = func.lower(func.substr(segments.c.text, literal_of(1), literal_of(PREFIX)))
+    column = indexed.collate(bytewise)
+    low = func.lower(text[:PREFIX])
+    return and_(column >= low, column < low.op("||")(_LAST))
+
+
+def literal_of(number: int) -> ColumnElement[int]:
+    """A number that stands in the statement itself, as in the index it is to match."""
+    return literal(number, literal_execute=True)
+
+
+# -- data sets and models --------------------------------------------------------------------------
+
+
+def dataset_page(
+    db: Connection, *, before: tuple[int, str] | None = None, limit: int = 100
+) -> Rows:
+    """The newest first; `before` is (created_ms, id)."""
+    return _newest(db, select(datasets), datasets.c.created_ms, datasets.c.id, before, limit)
+
+
+def dataset(db: Connection, id: str) -> Row[Any] | None:
+    return db.execute(select(datasets).where(datasets.c.id == id)).one_or_none()
+
+
+def splits_of(db: Connection, dataset: str) -> dict[str, int]:
+    counted = select(dataset_members.c.split, func.count())
+    mine = counted.where(dataset_members.c.dataset == dataset).group_by(dataset_members.c.split)
+    return {row[0]: row[1] for row in db.execute(mine)}
+
+
+def models_of_dataset(db: Connection, dataset: str) -> Rows:
+    mine = select(model_datasets.c.model_name, model_datasets.c.model_version)
+    return db.execute(mine.where(model_datasets.c.dataset == dataset)).all()
+
+
+def member_page(
+    db: Connection, dataset: str, *, split: str | None = None, after: str = "", limit: int = 100
+) -> Rows:
+    """By segment, with both texts; a segment that is gone has none."""
+    page = (
+        select(
+            dataset_members, segments.c.device, segments.c.text, segments.c.confidence,
+            segments.c.duration_s, labels.c.text.label("label_text"),
+            labels.c.source.label("label_source"),
+        )
+        .outerjoin(segments, segments.c.id == dataset_members.c.segment)
+        .outerjoin(labels, labels.c.id == dataset_members.c.label)
+        .where(dataset_members.c.dataset == dataset, dataset_members.c.segment > after)
+    )  # fmt: skip
+    if split is not None:
+        page = page.where(dataset_members.c.split == split)
+    return db.execute(page.order_by(dataset_members.c.segment).limit(limit)).all()
+
+
+def model_page(
+    db: Connection, *, before: tuple[int, str, str] | None = None, limit: int = 100
+) -> Rows:
+    """The newest first, with how many devices run each; `before` is (created_ms, name, version)."""
+    running = (
+        select(func.count())
+        .where(devices.c.model_name == models.c.name, devices.c.model_version == models.c.version)
+        .scalar_subquery()
+    )
+    page = select(models, running.label("devices"))
+    key = (models.c.created_ms, models.c.name, models.c.version)
+    if before is not None:
+        page = page.where(tuple_(*key) < tuple_(*before))
+    return db.execute(page.order_by(*(column.desc() for column in key)).limit(limit)).all()
+
+
+def model(db: Connection, name: str, version: str) -> Row[Any] | None:
+    mine = (models.c.name == name) & (models.c.version == version)
+    return db.execute(select(models).where(mine)).one_or_none()
+
+
+def datasets_of_model(db: Connection, name: str, version: str) -> list[str]:
+    mine = (model_datasets.c.model_name == name) & (model_datasets.c.model_version == version)
+    return list(db.scalars(select(model_datasets.c.dataset).where(mine)))
+
+
+def children_of_model(db: Connection, name: str, version: str) -> list[str]:
+    mine = (models.c.name == name) & (models.c.parent == version)
+    return list(db.scalars(select(models.c.version).where(mine)))
+
+
+def devices_running(db: Connection, name: str, version: str) -> int:
+    mine = (devices.c.model_name == name) & (devices.c.model_version == version)
+    return db.scalar(select(func.count()).select_from(devices).where(mine)) or 0
+
+
+# -- rollouts, erasures, events --------------------------------------------------------------------
+
+
+def rollout_page(
+    db: Connection,
+    *,
+    open_only: bool = False,
+    before: tuple[int, str] | None = None,
+    limit: int = 100,
+) -> Rows:
+    """The newest first; `before` is (created_ms, id)."""
+    page = select(rollouts)
+    if open_only:
+        page = page.where(rollouts.c.state.not_in([state.value for state in OVER]))
+    return _newest(db, page, rollouts.c.created_ms, rollouts.c.id, before, limit)
+
+
+def rollout(db: Connection, id: str) -> Row[Any] | None:
+    return db.execute(select(rollouts).where(rollouts.c.id == id)).one_or_none()
+
+
+def rollout_entries(db: Connection, id: str, *, after: int = -1, limit: int | None = None) -> Rows:
+    """Its log, the oldest first."""
+    mine = select(rollout_log).where(rollout_log.c.rollout == id, rollout_log.c.number > after)
+    return db.execute(mine.order_by(rollout_log.c.number).limit(limit)).all()
+
+
+def erasure_page(
+    db: Connection, *, before: tuple[int, str] | None = None, limit: int = 100
+) -> Rows:
+    """The newest first; `before` is (created_ms, id)."""
+    return _newest(db, select(erasures), erasures.c.created_ms, erasures.c.id, before, limit)
+
+
+def erasure(db: Connection, id: str) -> Row[Any] | None:
+    return db.execute(select(erasures).where(erasures.c.id == id)).one_or_none()
+
+
+def erasure_answers(db: Connection, id: str) -> Rows:
+    """The devices that were told, and those that have answered."""
+    mine = select(
+        erasure_devices.c.device, erasure_devices.c.answered_ms, erasure_devices.c.segments
+    ).where(erasure_devices.c.erasure == id)
+    return db.execute(mine.order_by(erasure_devices.c.device)).all()
+
+
+def _newest(
+    db: Connection,
+    page: Select[Any],
+    time: ColumnElement[int],
+    id: ColumnElement[str],
+    before: tuple[int, str] | None,
+    limit: int,
+) -> Rows:
+    if before is not None:
+        page = page.where(tuple_(time, id) < tuple_(*before))
+    return db.execute(page.order_by(time.desc(), id.desc()).limit(limit)).all()
