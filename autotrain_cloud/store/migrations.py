@@ -363,9 +363,17 @@ CREATE TABLE events (
 )
 """
 
+_SECRETS = """
+CREATE TABLE secrets (
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+)
+"""
+
 STEPS: tuple[tuple[str, str], ...] = (  # the n-th makes version n
     ("first", _FIRST),
     ("learning", _LEARNING),
+    ("secrets", _SECRETS),
 )
 
 
