@@ -59,6 +59,7 @@ class Shell:
 
     def __init__(self, settings: CloudSettings) -> None:
         self._settings = settings
+        self._group = settings.ingest.group
         self._worker = Worker(settings)
         self._wake_read, self._wake_write = os.pipe()
         self._stopping = False
@@ -199,8 +200,12 @@ class Shell:
             raise StorageError(_WORKER_GONE) from None
         asked = self._asked.popleft()
         match reply:
-            case Done(outgoing):
+            case Done(outgoing, group):
                 self._failures = 0
+                if group and not self._group:
+                    self._group = group
+                    if self._client is not None and self._is_up:
+                        self._subscribe(self._client)
                 if asked.connection == self._connection and self._client is not None:
                     for id in asked.ids:
                         self._client.ack(id, 1)
@@ -259,11 +264,14 @@ class Shell:
         self._connect_failures = 0
         self._window = min(WINDOW, getattr(terms, "ReceiveMaximum", 65_535))
         self._published_state = None
-        group = self._settings.ingest.group
-        client.subscribe([(each, SubscribeOptions(qos=1)) for each in filters(group)])
+        if self._group:  # else the store says it
+            self._subscribe(client)
         log.info("connected; the broker %s us", "knew" if flags.session_present else "forgot")
         self._begin = Begin(_now_ms(), not flags.session_present)
         self._is_up = True
+
+    def _subscribe(self, client: mqtt.Client) -> None:
+        client.subscribe([(each, SubscribeOptions(qos=1)) for each in filters(self._group)])
 
     def _subscribed(self, _: mqtt.Client, __: Any, ___: int, codes: list[Any], *____: Any) -> None:
         for code in codes:

@@ -51,6 +51,7 @@ class Done:
     """All of it is in the store."""
 
     outgoing: list[Outgoing]
+    group: str = ""  # that workers with this store share, after Begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,7 @@ def serve(pipe: Connection) -> None:
     """The process, from the inside."""
     from autotrain_cloud.ingest import Ingest
     from autotrain_cloud.store import Store
+    from autotrain_cloud.store.secrets import secret
     from autotrain_cloud.store.upkeep import Upkeep
 
     try:
@@ -146,7 +148,8 @@ def serve(pipe: Connection) -> None:
                     upkeep.start()
                 if judged:
                     upkeep.busy()
-                reply: Reply = Done(_answer(ingest, request, judged))
+                group = secret(store, "group") if isinstance(request, Begin) else ""
+                reply: Reply = Done(_answer(ingest, request, judged), group)
             except StorageError as error:
                 reply = Unavailable(str(error))
             except ConfigError as error:

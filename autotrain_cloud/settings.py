@@ -45,7 +45,7 @@ class IngestSettings:
     """[ingest]"""
 
     worker: str = "ingest-1"  # its client id: another for each worker, the same at every start
-    group: str = "ingest"  # workers of one group share the work
+    group: str = ""  # workers of one group share the work; empty: a secret name in the store
     batch: int = 128  # messages in one transaction, at most
     receive_maximum: int = 256  # messages that the broker sends ahead of the store
     check_consent: bool = True  # refuse what was recorded under a consent never granted

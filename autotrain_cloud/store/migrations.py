@@ -383,10 +383,18 @@ CREATE INDEX labels_review ON labels (created_ms, id) WHERE NOT accepted;
 CREATE INDEX device_slices_slice ON device_slices (slice, device)
 """
 
+_SECRETS = """
+CREATE TABLE secrets (
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+)
+"""
+
 STEPS: tuple[tuple[str, str], ...] = (  # the n-th makes version n
     ("first", _FIRST),
     ("learning", _LEARNING),
     ("api", _API),
+    ("secrets", _SECRETS),
 )
 
 

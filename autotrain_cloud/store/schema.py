@@ -42,6 +42,12 @@ devices = Table(
     Column("model_manifest", Text),
     Column("model_precision", Text),
 )
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
 blobs = Table(
     "blobs",
     metadata,

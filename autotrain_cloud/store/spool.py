@@ -14,6 +14,7 @@ from sqlalchemy import Connection, delete, select, update
 
 from autotrain_cloud.store import Store
 from autotrain_cloud.store.schema import blobs, segments
+from autotrain_cloud.store.sql import insert_many
 
 
 def settle(store: Store, limit: int = 64) -> int:
@@ -64,13 +65,22 @@ def bury(store: Store) -> int:
 
 
 def sweep(store: Store) -> int:
-    """Deletes objects that no row knows; -> how many. Looks at every object: rarely, and slowly."""
+    """Deletes objects that no row knows; -> how many. Looks at every object: rarely, and slowly.
+
+    Each gets a doomed row first, and goes as those do: so a segment that brings the same audio
+    meanwhile waits, or saves it.
+    """
     count = 0
     for some in _slices(store.blobs.digests()):
-        with store.begin() as db:  # while it lasts, no row for one of them can appear (SQLite)
-            for digest in set(some) - _known(db, some):
-                store.blobs.delete(digest)
-                count += 1
+        with store.begin() as db:
+            unknown = sorted(set(some) - _known(db, some))
+            rows = [
+                {"digest": each, "size": 0, "created_ms": 0, "doomed": True, "data": None}
+                for each in unknown
+            ]
+            insert_many(db, blobs, rows)
+            count += len(rows)
+    bury(store)
     return count
 
 

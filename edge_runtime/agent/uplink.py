@@ -15,8 +15,8 @@ The shell turns what happens into events and actions into calls. Rules:
   slows its devices down. After a connection that broke it starts at two and doubles with every
   round of receipts (slow start, RFC 5681). A cloud that says it accepts nothing gets nothing.
 * Late is not lost: a segment whose receipt is missing makes room for others, but is itself sent
-  again only after a random time whose bound doubles with every receipt that is late (as in RFC
-  6298). Repeats sent sooner would fill the very queue in which they wait.
+  again only after a random time, whose bound doubles with late receipts (as in RFC 6298) and is
+  halved by those in time. Repeats sent sooner would fill the very queue in which they wait.
 * What no receipt answers, telemetry for one, is kept in memory until the broker has it and somebody
   there listens. Losses are reported like segments: again and again until their receipt.
 * A connection is tried again after a random time from nothing to a bound that doubles (full
@@ -79,7 +79,6 @@ FIRST_WINDOW = 2  # the latter, after a connection that broke
 MAX_LATE = 100  # segments that are late or refused for now: with so many, no more are sent
 RECEIPT_MS = 60_000  # without a receipt for so long, a segment is late
 LAST_PATIENCE_MS = 960_000  # bound of the time until what is late is sent again
-PATIENCE_KEPT = 0.8  # of that time, after a receipt that was not late
 FIRST_RETRY_MS, LAST_RETRY_MS = 1_000, 300_000  # bounds of the time to the next connection
 PAUSE_MS = 60_000  # after the broker or the cloud said "not now"
 GRACE_MS = 5_000  # that a new connection waits to hear whether the cloud accepts anything
@@ -108,7 +107,8 @@ class Uplink:
         self._token = 0
         self._window = float(MAX_WINDOW)  # segments
         self._threshold = float(MAX_WINDOW)  # of the window: below, every receipt adds one
-        self._patience_ms = float(RECEIPT_MS)  # from late to sent again
+        self._patience_ms = RECEIPT_MS  # from late to sent again, at most
+        self._patient_ms = 0  # until then, what is late does not lengthen it: it is the same jam
         self._ingest: IngestState | None = None
         self._next_segment_ms = 0  # rate limit, pauses
         self._next_message_ms = 0  # pauses
@@ -246,8 +246,7 @@ class Uplink:
                     if self._land(id):
                         step = 1 if self._window < self._threshold else 1 / self._window
                         self._window = min(MAX_WINDOW, self._window + step)
-                        kept = PATIENCE_KEPT * self._patience_ms
-                        self._patience_ms = max(RECEIPT_MS, kept)
+                        self._patience_ms = max(RECEIPT_MS, self._patience_ms // 2)
                     self._held.pop(id, None)
                     self._late.pop(id, None)
                 yield Delivered(ids)
@@ -341,7 +340,9 @@ class Uplink:
             self._land(id)
         if late:
             self._slow_down()
-            self._patience_ms = min(LAST_PATIENCE_MS, 2 * self._patience_ms)
+            if now_ms >= self._patient_ms:
+                self._patience_ms = min(LAST_PATIENCE_MS, 2 * self._patience_ms)
+                self._patient_ms = now_ms + RECEIPT_MS
         self._held = {id: until for id, until in self._held.items() if until > now_ms}
         self._late = {id: until for id, until in self._late.items() if until > now_ms}
 

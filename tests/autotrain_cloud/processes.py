@@ -142,6 +142,10 @@ class Device:
     def say_bytes(self, channel: str, payload: bytes) -> None:
         self._client.publish(topic_of(channel, self.name), payload, 1)
 
+    def share(self, group: str) -> None:
+        """Joins the workers of a group, to swallow what is for them."""
+        self._client.subscribe(f"$share/{group}/fl/v1/+/up/segment", 1)
+
     def deliver(
         self,
         segments: Iterable[Segment],

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
+from autotrain_cloud.commands import cloud as verb
 from autotrain_cloud.settings import CloudSettings, StoreSettings, read_cloud_settings
-from autotrain_cloud.store import Store, consents
+from autotrain_cloud.store import Store, consents, segments, spool
+from autotrain_cloud.store import schema as tables
 from edge_runtime.cli import main
 from edge_runtime.errors import ConfigError
 from tests.autotrain_cloud.conftest import empty_sqlite
@@ -141,5 +145,42 @@ def test_every_setting_is_documented_with_its_default() -> None:
             ]
             value = getattr(settings, name)
             plain = value is None or isinstance(value, bool)
-            shown = str(value).lower() if plain else str(value)
+            shown = str(value).lower() if plain else str(value) or "none"
             assert shown in line.split("|")[2], name
+
+
+def test_tidying_deletes_what_is_old_or_nobodys_and_keeps_the_rest(
+    config: Path, tmp_path: Path, capsys: Out
+) -> None:
+    settings = read_cloud_settings(config).store
+    store = Store.open(settings)
+    spool.settle(store)
+    orphan = store.blobs.write(b"orphan")
+    with store.begin() as db:
+        segments.set_retention(db, [segment(1).id], "guard", days=20_000, now_ms=NOW)
+        db.execute(
+            update(tables.segments)
+            .where(tables.segments.c.id == segment(2).id)
+            .values(expires_ms=1)
+        )
+    assert cloud(config, "tidy", "--json") == 0
+    done = json.loads(capsys.readouterr().out)
+    assert done["forgotten"] >= 1
+    assert done["swept"] == 1
+    assert set(store.blobs.digests()) == {segment(1).audio_sha256.hex()}
+    assert store.audio(segment(1).audio_sha256.hex()) == segment(1).audio
+    assert orphan not in set(store.blobs.digests())
+    store.close()
+    assert cloud(config, "tidy") == 0
+    assert "0 objects swept" in capsys.readouterr().out
+
+
+def test_timers_run_verbs_that_exist() -> None:
+    folder = Path(__file__).parents[2] / "deploy" / "systemd"
+    for timer in folder.glob("*.timer"):
+        unit = timer.with_suffix(".service").read_text("utf-8")
+        [line] = [each for each in unit.splitlines() if "bin/vitconformer " in each]
+        words = line.partition("bin/vitconformer ")[2].split()
+        parser = argparse.ArgumentParser()
+        verb.configure(parser)
+        assert (words[0], parser.parse_args(words[1:]).run_action.__name__) == ("cloud", "run")

@@ -187,6 +187,27 @@ def test_on_a_full_disk_it_waits_and_goes_on_when_there_is_room(
     db.close()
 
 
+def test_without_a_group_in_the_settings_nobody_can_guess_it(
+    broker: Broker, tmp_path: Path
+) -> None:
+    settings = StoreSettings(url=f"sqlite:///{tmp_path}/s.db", blobs=str(tmp_path / "blobs"))
+    with (
+        IngestProcess(broker, settings, tmp_path, group='""') as ingest,
+        Device(broker, "cellar-1", resend_s=300) as device,  # what is swallowed does not come again
+        Device(broker, "thief-1") as thief,
+    ):
+        for guess in ("ingest", "group", "vitconformer"):
+            thief.share(guess)
+        wait_until(lambda: device.states and device.states[-1].accepting)
+        assert device.deliver(segment(7000 + number) for number in range(30)) == []
+        assert ingest.close() == 0
+    with sqlite3.connect(tmp_path / "s.db") as db:
+        assert db.execute("SELECT count(*) FROM segments").fetchone() == (30,)
+        [(group,)] = db.execute("SELECT value FROM secrets WHERE name = 'group'")
+    db.close()
+    assert len(group) == 32
+
+
 def test_a_broker_that_forgets_everything_is_told_everything_again(tmp_path: Path) -> None:
     settings = StoreSettings(url=f"sqlite:///{tmp_path}/s.db", blobs=str(tmp_path / "blobs"))
     store = Store.open(settings)

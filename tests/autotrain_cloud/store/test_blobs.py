@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from sqlalchemy import select, update
 from autotrain_cloud.settings import RetentionSettings, StoreSettings
 from autotrain_cloud.store import Store, erasure, schema, segments, spool, upkeep
 from autotrain_cloud.store.blobs import Blobs
+from autotrain_cloud.store.secrets import secret
 from edge_runtime.errors import ConfigError, StorageError
 from tests.autotrain_cloud.fleet import NOW, birth, new_ingest, packet, segment, telemetry
 
@@ -174,3 +177,41 @@ def test_upkeep_does_its_work_when_it_is_quiet(
 
 def test_store_settings_have_defaults() -> None:
     assert StoreSettings().url.startswith("sqlite:///")
+
+
+def test_audio_that_comes_again_while_orphans_are_swept_is_kept(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest = new_ingest(store)
+    store.blobs.write(segment(1).audio)  # nobody's yet
+
+    def bury(store: Store) -> int:
+        ingest.commit([packet(segment(1))], now_ms=NOW)
+        spool.settle(store)
+        return real(store)
+
+    real = spool.bury
+    monkeypatch.setattr(spool, "bury", bury)
+    spool.sweep(store)
+    assert store.audio(segment(1).audio_sha256.hex()) == segment(1).audio
+
+
+def test_a_secret_is_drawn_once_for_all_that_share_the_store(
+    store: Store, store_settings: StoreSettings
+) -> None:
+    found = []
+
+    def draw() -> None:
+        other = Store.open(store_settings)
+        found.append(secret(other, "group"))
+        other.close()
+
+    threads = [threading.Thread(target=draw) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(found) == {secret(store, "group")}
+    assert len(found) == 4
+    assert re.fullmatch("[0-9a-f]{32}", found[0])
+    assert secret(store, "other") != found[0]
