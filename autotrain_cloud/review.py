@@ -13,6 +13,7 @@ import numpy as np
 
 from autotrain_cloud.datasets.rows import drawn
 from autotrain_cloud.labels.records import Label
+from autotrain_cloud.labels.stretches import whole
 from autotrain_cloud.labels.text import plain
 from autotrain_cloud.selection.embedding import fit_space
 from autotrain_cloud.selection.greedy import take
@@ -95,20 +96,27 @@ def doubt(label: Label) -> float:
 def apply(labels: Iterable[Label], reviews: Iterable[Review]) -> list[Label]:
     """Labels with people's words in place of teachers'; all that teachers said is kept beside them.
 
-    Of several reviews of one segment the newest counts.  Raises ConfigError for a review of a
-    segment that is not there: an answer must not get lost.
+    Clips of a segment that a person has answered about are dropped: the answer covers them.  Of
+    several reviews of one segment the newest counts.  Raises ConfigError for a review of a segment
+    that is not there: an answer must not get lost.
     """
     newest: dict[str, Review] = {}
     for review in reviews:
         before = newest.get(review.segment_id)
         if before is None or (before.at_ms, before.reviewer) <= (review.at_ms, review.reviewer):
             newest[review.segment_id] = review
-    made = []
+    made, met = [], set()
     for label in labels:
-        found = newest.pop(label.segment.id, None)
-        made.append(label if found is None else _reviewed(label, found))
-    if newest:
-        raise ConfigError(f"a review of segment {min(newest)}, which is not among these labels")
+        name = label.segment.id
+        met.add(name)
+        if name in newest:
+            made.append(_reviewed(label, newest[name]))
+        elif whole(name) in newest:
+            made.append(replace(label, decision="drop", reasons=("the whole was reviewed",)))
+        else:
+            made.append(label)
+    if lost := newest.keys() - met:
+        raise ConfigError(f"a review of segment {min(lost)}, which is not among these labels")
     return made
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotrain_cloud.tables import read_rows
-from edge_runtime.audio import open_audio
+from edge_runtime.audio import SAMPLE_RATE, open_audio
 from edge_runtime.errors import AudioError, ConfigError, StorageError
 
 Samples: TypeAlias = NDArray[np.float32]
@@ -45,6 +45,8 @@ class Segment:
     audio: str  # a path, relative to the shard, or a URL that fsspec opens
     audio_sha256: str = ""
     duration_s: float
+    start_s: float = 0.0  # of a clip within the audio …
+    end_s: float | None = None  # … to here; none: to its end
     codec: str = "file"  # pcm16 has no header; everything else says itself what it is
     sample_rate: int = 16_000  # Hz, of pcm16
     text: str  # the device's best hypothesis
@@ -66,6 +68,8 @@ class Segment:
     def __post_init__(self) -> None:
         if not self.id or not self.audio or not self.device:
             raise ConfigError("id, audio and device must not be empty")
+        if "@" in self.id and self.end_s is None:
+            raise ConfigError(f"id: {self.id!r}: an @ is for clips of a segment")
         if not (self.duration_s >= 0 and 0 <= self.confidence <= 1):
             raise ConfigError("duration_s must be 0 or more and confidence 0 to 1")
         if (self.reference is None) != (self.reference_source not in ("human", "source")):
@@ -83,12 +87,18 @@ def read_segments(path: Path) -> Iterator[Segment]:
 
 
 def segment_audio(segment: Segment, base: Path) -> Samples:
-    """f32 [n], 16 kHz mono; relative paths are relative to `base`.
+    """f32 [n], 16 kHz mono, the clip alone of a clip; relative paths are relative to `base`.
 
     Raises:
         AudioError: there is no such audio, or it cannot be decoded; trying again is no use.
         StorageError: where it lies cannot be reached now; try again.
     """
+    samples = _whole_audio(segment, base)
+    end = len(samples) if segment.end_s is None else round(segment.end_s * SAMPLE_RATE)
+    return samples[round(segment.start_s * SAMPLE_RATE) : end]
+
+
+def _whole_audio(segment: Segment, base: Path) -> Samples:
     location = segment.audio.removeprefix("file://")
     if "://" not in location and segment.codec != "pcm16":
         return _decoded(base / location)

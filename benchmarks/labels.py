@@ -11,6 +11,10 @@ WER of what is kept over that of all labels.
 * fitted: `labels.trust`, fitted on the other speakers' labels, at the same share; `-` where there
   are too few others.
 
+Stretches: runs of at least so many words on which pocketsphinx and the second voice agree, cut out
+of the utterances (`labels.stretches`); errors are those of the words inside. Words that both missed
+beside a cut are not counted, though some of their sound may be in the clip.
+
 The speech gate: share of utterances that pass, of synthetic noise that does.
 """
 
@@ -29,6 +33,7 @@ from autotrain_cloud.labels.filters import FilterSettings, check_speech, failed
 from autotrain_cloud.labels.label import LabelSettings, judge
 from autotrain_cloud.labels.records import Label
 from autotrain_cloud.labels.speech import find_speech
+from autotrain_cloud.labels.stretches import StretchSettings, agreed
 from autotrain_cloud.labels.text import plain
 from autotrain_cloud.labels.trust import MIN_CHECKED, fit_trust
 from autotrain_cloud.segments import Samples, Segment, segment_audio
@@ -37,9 +42,10 @@ from autotrain_cloud.teacher import TeacherSettings, Transcript, open_teacher
 from benchmarks import measure
 from benchmarks.measure import Table
 from edge_runtime.manifest import Utterance
-from edge_runtime.metrics import ErrorCounts, word_errors
+from edge_runtime.metrics import Alignment, ErrorCounts, align, word_errors
 
 DISTANCES = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
+STRETCH_WORDS = (1, 2, 4, 6, 8)
 RATE = 16_000  # Hz
 
 
@@ -99,7 +105,48 @@ def judged(bundle: Path, utterances: Sequence[Utterance]) -> dict[str, Any]:
             kind: sum(lb.decision == kind for lb in labels) for kind in ("keep", "review", "drop")
         },
         "kept_by_default_settings": _kept(counts, [lb.decision == "keep" for lb in labels], total),
+        "stretches": {
+            str(words): stretches(references, teachers, seconds, segments, words, total)
+            for words in STRETCH_WORDS
+        },
         "filters": table,
+    }
+
+
+def stretches(
+    references: Sequence[str],
+    teachers: Sequence[Transcript],
+    seconds: Sequence[Transcript],
+    segments: Sequence[Segment],
+    min_words: int,
+    total: ErrorCounts,
+) -> dict[str, Any]:
+    """What agreed stretches of at least `min_words` words hold."""
+    settings = StretchSettings(min_words=min_words)
+    counts, clips, seconds_kept = ErrorCounts(), 0, 0.0
+    for reference, teacher, second, segment in zip(
+        references, teachers, seconds, segments, strict=True
+    ):
+        # Of each word of the teacher's: itself aligned, and the words missing before it.
+        heard: list[Alignment] = []
+        pending: list[tuple[str | None, str | None]] = []
+        for pair in align(reference.split(), [word.word for word in teacher.words]).pairs:
+            pending.append(pair)
+            if pair[1] is not None:
+                heard.append(Alignment(tuple(pending)))
+                pending = []
+        for found in agreed(teacher.words, second.words, segment.duration_s, settings):
+            clips += 1
+            seconds_kept += found.end_s - found.start_s
+            counts += Alignment(heard[found.first].pairs[-1:]).counts
+            for word in heard[found.first + 1 : found.stop]:
+                counts += word.counts
+    return {
+        "clips": clips,
+        "audio_s": seconds_kept,
+        "kept": counts.reference_length / total.reference_length,
+        "wer": counts.rate,
+        "ratio": counts.rate / total.rate,
     }
 
 
@@ -232,6 +279,9 @@ def table(results: dict[str, Any]) -> Table:
                 f"{c['kept']:.0%}, {c['wer']:.1%}, {c['ratio']:.2f}" if c else "-" for c in cells
             ]
             rows.append([name, f"{row['distance']:g}", *shown])
+        for words, cell in found["stretches"].items():
+            shown = f"{cell['kept']:.0%}, {cell['wer']:.1%}, {cell['ratio']:.2f}"
+            rows.append([name, f"stretches of {words} words", "", "", shown, "", ""])
     return rows
 
 

@@ -14,8 +14,9 @@ from edge_runtime.manifest import Utterance, write_manifest
 def export(dataset: Dataset, path: Path, *, splits: Iterable[str]) -> int:
     """Write the utterances of these splits as JSON lines; -> how many.
 
-    Audio that libsndfile cannot open where it lies (in an object store, or headerless) is written
-    beside the manifest, as FLAC.  Raises ConfigError: no such rows; AudioError, StorageError.
+    Audio that libsndfile cannot open as it lies (in an object store, headerless, or a clip) is
+    written beside the manifest, as FLAC.  Raises ConfigError: no such rows; AudioError and
+    StorageError as `segment_audio`.
     """
     wanted = set(splits)
     rows = [row for row in dataset.rows if row.split in wanted]
@@ -29,7 +30,7 @@ def export(dataset: Dataset, path: Path, *, splits: Iterable[str]) -> int:
 def _utterance(row: Row, folder: Path) -> Utterance:
     location = row.audio.removeprefix("file://")
     audio = Path(location)
-    if "://" in location or row.codec == "pcm16":
+    if "://" in location or row.codec == "pcm16" or row.end_s is not None:
         audio = _copied(row, folder)
     return Utterance(
         audio_filepath=audio,
@@ -47,6 +48,7 @@ def _copied(row: Row, folder: Path) -> Path:
     if not target.exists():
         segment = Segment(
             id=row.segment_id, audio=row.audio, duration_s=row.duration_s, codec=row.codec,
+            start_s=row.start_s, end_s=row.end_s,
             sample_rate=row.sample_rate, text="", device=row.device,
         )  # fmt: skip
         samples = segment_audio(segment, Path())

@@ -21,6 +21,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from autotrain_cloud.labels.stretches import whole
 from autotrain_cloud.tables import from_plain, read_rows, to_plain, write_rows
 from edge_runtime.errors import ConfigError
 
@@ -36,6 +37,8 @@ class Row:
     audio: str  # absolute path, or a URL
     audio_sha256: str
     duration_s: float
+    start_s: float = 0.0  # of a clip within the audio …
+    end_s: float | None = None  # … to here; none: to its end
     codec: str = "file"
     sample_rate: int = 16_000  # Hz, of pcm16
     text: str
@@ -163,12 +166,15 @@ def content_hash(
 
 
 def erase(dataset: Dataset, ids: Iterable[str], folder: Path) -> Dataset:
-    """The same without these segments, as a child; the old one is returned if it has none of them.
+    """The same without these segments and all clips of them, as a child.
+
+    The old one is returned if it has none of them.
 
     Deleting the old folder is the caller's: first everything that needs it must name the child.
     Raises ConfigError if nothing would be left.
     """
-    gone = {row.segment_id for row in dataset.rows} & set(ids)
+    asked = set(ids)
+    gone = {row.segment_id for row in dataset.rows if whole(row.segment_id) in asked}
     if not gone:
         return dataset
     return freeze(

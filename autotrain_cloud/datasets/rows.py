@@ -17,6 +17,8 @@ def row_of(label: Label, split: str, reason: str) -> Row:
         audio=segment.audio,
         audio_sha256=segment.audio_sha256,
         duration_s=segment.duration_s,
+        start_s=segment.start_s,
+        end_s=segment.end_s,
         codec=segment.codec,
         sample_rate=segment.sample_rate,
         text=label.text,

@@ -28,6 +28,7 @@ from autotrain_cloud.labels.filters import (
 )
 from autotrain_cloud.labels.records import Label
 from autotrain_cloud.labels.speech import SpeechEvidence, find_speech
+from autotrain_cloud.labels.stretches import StretchSettings, cut
 from autotrain_cloud.labels.text import distance, plain
 from autotrain_cloud.labels.triage import TriageSettings, triage
 from autotrain_cloud.labels.trust import TrustModel, agreement
@@ -63,6 +64,7 @@ class LabelSettings:
     score_device: bool = True  # weigh the device's text, where the teacher can
     filters: FilterSettings = field(default_factory=FilterSettings)
     triage: TriageSettings = field(default_factory=TriageSettings)
+    stretches: StretchSettings | None = field(default_factory=StretchSettings)
     trust: Path | None = None  # a fitted model; none: agreement itself
 
 
@@ -100,18 +102,23 @@ class Labeler:
             settings.score_device,
             to_plain(settings.filters),
             to_plain(settings.triage),
+            to_plain(settings.stretches),
             to_plain(self.trust) if self.trust else None,
         )
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def label(self, segments: Sequence[Segment], base: Path) -> Iterator[Label]:
-        """A label for every segment, in order; relative paths are relative to `base`.
+        """A label for every segment, in order, each before the agreed stretches that it has.
 
+        Relative paths are relative to `base`.
         Raises StorageError where audio cannot be reached now: no label is made up for it.
         """
         size = self.teacher.batch_size
         for start in range(0, len(segments), size):
-            yield from self._batch(segments[start : start + size], base)
+            for label in self._batch(segments[start : start + size], base):
+                yield label
+                if self.settings.stretches:
+                    yield from cut(label, self.settings.stretches)
 
     def _batch(self, segments: Sequence[Segment], base: Path) -> list[Label]:
         labels: list[Label | None] = []

@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from whisper.audio import log_mel_spectrogram, pad_or_trim
 from whisper.model import ModelDimensions, Whisper
-from whisper.tokenizer import get_encoding, get_tokenizer
+from whisper.tokenizer import get_tokenizer
 
 Samples = NDArray[np.float32]
 with warnings.catch_warnings():  # it never closes the file it reads, once per process
     warnings.simplefilter("ignore", ResourceWarning)
-    get_encoding("multilingual")
+    get_tokenizer(multilingual=True, language="en", task="transcribe")
 torch.set_num_threads(1)  # so small a model only loses time with more
 
 DIMS = ModelDimensions(
