@@ -137,6 +137,8 @@ def submit(id: str, asked: models.SubmitLabel, here: Here, who: Operator) -> mod
     usable = asked.verdict == "text"
     with here.store.begin() as db:
         row = _segment(here, db, id)
+        before = max((label.created_ms for label in reads.labels_of(db, id)), default=0)
+        now = max(now, before + 1)  # a person has the last word, whatever the clocks say
         add_label(
             db, id=label, segment=id, source="human", author=who.name,
             text=text if usable else "", now_ms=now, confidence=1.0 if usable else None,
