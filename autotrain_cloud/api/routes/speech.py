@@ -29,7 +29,7 @@ from autotrain_cloud.api.sound import Sound, answer
 from autotrain_cloud.store.lineage import add_label, lineage
 from edge_runtime.contract.records import new_id
 
-router = APIRouter(tags=["segments"], responses=responses(401, 403, 422, 503))
+router = APIRouter(prefix="/v1", tags=["segments"], responses=responses(401, 403, 422, 503))
 
 
 @router.get("/segments", summary="What devices sent, with the newest label of each")
