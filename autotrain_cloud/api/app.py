@@ -46,7 +46,7 @@ def create_app(
     )  # fmt: skip
     app.state.services = services
     for routes in (fleet, speech, learning, _rolling, erasing, happenings):
-        app.include_router(routes.router, prefix="/v1")
+        app.include_router(routes.router)
     app.include_router(happenings.health)
     problems.install(app)
     app.add_middleware(Edge, metrics=services.metrics, body_bytes=1024 * settings.body_kilobytes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -37,6 +38,8 @@ def serve(app: FastAPI, settings: ApiSettings) -> bool:
         timeout_graceful_shutdown=10, h11_max_incomplete_event_size=32_768,
     )  # fmt: skip
     server = Server(config)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)  # uvicorn raises them again when it has stopped
     with _logging():
         server.run()
     return server.started

@@ -12,7 +12,7 @@ from autotrain_cloud.api.routes.common import Cursor, PageLimit, key_of, page
 from autotrain_cloud.api.services import Here, Services, existing, now_ms
 from autotrain_cloud.store.erasure import erase
 
-router = APIRouter(tags=["erasures"], responses=responses(401, 403, 422, 503))
+router = APIRouter(prefix="/v1", tags=["erasures"], responses=responses(401, 403, 422, 503))
 
 
 @router.get("/erasures", summary="Erase requests, the newest first")

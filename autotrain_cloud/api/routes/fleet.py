@@ -17,7 +17,7 @@ from autotrain_cloud.service.watch import set_slice
 from autotrain_cloud.store import consents
 from autotrain_cloud.store.segments import DAY_MS
 
-router = APIRouter(responses=responses(401, 403, 422, 503))
+router = APIRouter(prefix="/v1", responses=responses(401, 403, 422, 503))
 HISTOGRAMS = ("confidence", "word_confidence", "deletion_score", "first_word_s", "final_s")
 
 

@@ -16,7 +16,7 @@ from autotrain_cloud.api.problems import responses
 from autotrain_cloud.api.routes.common import PageLimit
 from autotrain_cloud.api.services import Here
 
-router = APIRouter(tags=["events"], responses=responses(401, 403, 422, 503))
+router = APIRouter(prefix="/v1", tags=["events"], responses=responses(401, 403, 422, 503))
 health = APIRouter(tags=["health"])
 
 MOST_S = 600  # of one stream; clients come again with the last number, and show their token again

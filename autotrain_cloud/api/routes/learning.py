@@ -17,7 +17,7 @@ from autotrain_cloud.gate.ledger import LedgerTampered, read_ledger
 from autotrain_cloud.pipeline.record import Run
 from edge_runtime.errors import ConfigError
 
-router = APIRouter(responses=responses(401, 403, 422, 503))
+router = APIRouter(prefix="/v1", responses=responses(401, 403, 422, 503))
 
 
 @router.get("/datasets", tags=["datasets"], summary="Data sets, the newest first")

@@ -16,7 +16,7 @@ from autotrain_cloud.api.services import Here, Services, existing, now_ms
 from autotrain_cloud.rollout.controller import Rollout
 from autotrain_cloud.rollout.log import Entry
 
-router = APIRouter(tags=["rollouts"], responses=responses(401, 403, 422, 503))
+router = APIRouter(prefix="/v1", tags=["rollouts"], responses=responses(401, 403, 422, 503))
 _ACT = responses(404, 409)
 
 

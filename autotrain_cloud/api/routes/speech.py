@@ -29,7 +29,7 @@ from autotrain_cloud.api.sound import Sound, answer
 from autotrain_cloud.store.lineage import add_label, lineage
 from edge_runtime.contract.records import new_id
 
-router = APIRouter(tags=["segments"], responses=responses(401, 403, 422, 503))
+router = APIRouter(prefix="/v1", tags=["segments"], responses=responses(401, 403, 422, 503))
 
 
 @router.get("/segments", summary="What devices sent, with the newest label of each")
@@ -137,6 +137,8 @@ def submit(id: str, asked: models.SubmitLabel, here: Here, who: Operator) -> mod
     usable = asked.verdict == "text"
     with here.store.begin() as db:
         row = _segment(here, db, id)
+        before = max((label.created_ms for label in reads.labels_of(db, id)), default=0)
+        now = max(now, before + 1)  # a person has the last word, whatever the clocks say
         add_label(
             db, id=label, segment=id, source="human", author=who.name,
             text=text if usable else "", now_ms=now, confidence=1.0 if usable else None,
