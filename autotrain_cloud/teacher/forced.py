@@ -10,7 +10,7 @@ smoothed, then dynamic time warping.  `align` is checked against openai-whisper'
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -158,7 +158,7 @@ def align(attention: NDArray[np.float64]) -> NDArray[np.int64]:
 def timed_words(
     forced: Forced, words: Sequence[str], word_tokens: Sequence[Sequence[int]], offset_s: float
 ) -> tuple[HeardWord, ...]:
-    """Words with times and confidences; punctuation belongs to the word beside it.
+    """Words with times and confidences; a mark belongs to the word before it.
 
     `words` and `word_tokens` are the tokenizer's split of the text and its end; a confidence is the
     mean probability of a word's tokens.
@@ -179,4 +179,6 @@ def timed_words(
         position = stop
         if any(letter.isalnum() for letter in heard.word):
             found.append(heard)
+        elif found:
+            found[-1] = replace(found[-1], word=found[-1].word + heard.word)
     return tuple(found)
