@@ -198,7 +198,7 @@ class World:
                 "audio_filepath": str(utterance.audio_filepath.resolve()), "speaker": speaker,
                 "label_source": "source",
             })  # fmt: skip
-        _write(path.with_name("marked.jsonl"), lines)
+        _write(path.with_name(f"{name}.jsonl"), lines)
 
     def _playlists(self) -> None:
         """What each device hears: known voices, then its part of the drift, again and again."""
@@ -214,7 +214,7 @@ class World:
 
     def set(self, name: str) -> Path:
         """Its manifest; with who labelled it, where somebody asks."""
-        marked = self.out / "sets" / name / "marked.jsonl"
+        marked = self.out / "sets" / name / f"{name}.jsonl"
         return marked if marked.exists() else marked.with_name("manifest.jsonl")
 
     # -- settings ----------------------------------------------------------------------------------
@@ -512,7 +512,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scenario", choices=("voice", "readers"), default="voice")
     parser.add_argument("--voice", default="flite-rms", help="of the scenario `voice`")
     parser.add_argument("--speech", type=Path, help="manifest of the scenario `readers`")
-    parser.add_argument("--speed", type=float, default=8.0, help="times real time (default: 8)")
+    parser.add_argument("--speed", type=float, default=5.0, help="times real time (default: 5)")
     parser.add_argument("--known", type=int, default=110, help="utterances per device before")
     parser.add_argument("--drift", type=int, default=190, help="per device of the slice")
     parser.add_argument("--replay", type=int, default=420)
