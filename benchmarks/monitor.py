@@ -96,7 +96,7 @@ def table(results: Mapping[str, Any]) -> Table:
         if name == "seeds":
             continue
         for scheme, f in schemes.items():
-            delay = f"{f['delay']:.0f}, at most {f['worst_delay']:.0f}" if f["recall"] else "–"
+            delay = f"{f['delay']:g}, at most {f['worst_delay']}" if f["recall"] else "–"
             drifting = "none" not in name
             whole = drifting and "devices" not in name
             rows.append([

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
 import pytest
 
+from autotrain_cloud.plain import from_json, to_json
 from autotrain_cloud.rollout import failures, quality
 from autotrain_cloud.rollout.plan import Plan, Window
 from edge_runtime.contract.messages import Telemetry
@@ -115,6 +117,11 @@ def test_a_plan_that_cannot_work_says_which_field() -> None:
             a_plan(**changes)
     with pytest.raises(ConfigError, match="window"):
         Window("25:00", "05:00")
+
+
+def test_a_plan_comes_back_from_the_store_as_it_was() -> None:
+    plan = a_plan(window=Window("01:00", "05:00"), expected={"confidence": 0.02}, approvals=2)
+    assert from_json(Plan, json.loads(json.dumps(to_json(plan)))) == plan
 
 
 def test_buckets_are_even_and_another_rollout_begins_with_others() -> None:
