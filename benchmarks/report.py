@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.measure import RESULTS, ROOT, Table, markdown, say
 
 ORDER = ("parity", "sherpa", "gemm", "overhead", "batch", "memory", "accuracy", "robustness",
-         "latency", "confidence", "int8", "fleet_sim")  # fmt: skip
+         "latency", "confidence", "int8", "fleet_sim", "ota", "gate")  # fmt: skip
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 SEEN, HELD_OUT, REAL = "seen-voices", "held-out-voices", "reader-5652"  # names of test sets
 
