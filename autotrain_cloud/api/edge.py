@@ -14,6 +14,7 @@ import time
 from collections.abc import MutableMapping
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from autotrain_cloud.api.metrics import Metrics
@@ -30,8 +31,13 @@ _HEADERS = (
 )
 
 
-class _TooLarge(Exception):
-    """More bytes than a body may have."""
+class _TooLarge(HTTPException):
+    """More bytes than a body may have. An HTTPException, because FastAPI takes every other one that
+    it meets while it reads a body for a malformed body.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(413, f"the body may have {limit} bytes")
 
 
 class Edge:
@@ -71,8 +77,8 @@ class _Exchange:
                 await self._answer(*said)
             else:
                 await self.app(self.scope, self.receive, self.send)
-        except _TooLarge:
-            await self._answer(413, f"the body may have {self.limit} bytes")
+        except _TooLarge as error:  # read by something that is not FastAPI
+            await self._answer(error.status_code, error.detail)
         except Exception:
             log.exception("%s %s", self.scope["method"], self.scope["path"])
             if self.status:
@@ -94,7 +100,7 @@ class _Exchange:
         if message["type"] == "http.request":
             self.received += len(message.get("body", b""))
             if self.received > self.limit:
-                raise _TooLarge
+                raise _TooLarge(self.limit)
         return message
 
     async def send(self, message: Message) -> None:
