@@ -39,6 +39,8 @@ chunks = 20
 repository = "repo"
 keys = "keys"
 [commands]
+gather = ""
+label = ""
 select = "sh -c 'cp {replay} {out}/train.jsonl; cp {replay} {out}/dev.jsonl'"
 gate = ""
 """

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from autotrain_cloud.pipeline import steps
-from autotrain_cloud.pipeline.controller import Inputs, Knobs
+from autotrain_cloud.pipeline.controller import OF_A_RUN, Inputs, Knobs
 from autotrain_cloud.pipeline.steps import Step, digest, key, plan
 from edge_runtime.cli import verbs
 from edge_runtime.errors import ConfigError
@@ -44,7 +44,7 @@ def test_a_template_that_cannot_be_filled_says_why(command: str, problem: str) -
 
 
 def test_the_table_names_only_what_exists() -> None:
-    names = [*Inputs.__slots__, *Knobs.__slots__, "slice"]
+    names = [*Inputs.__slots__, *Knobs.__slots__, *OF_A_RUN]
     table = plan({}, names)
     assert [step.name for step in table] == [s.name for s in steps.STEPS if s.command]
     known = verbs()
@@ -58,7 +58,7 @@ def test_the_trained_steps_have_options_that_their_verbs_know() -> None:
 
     ours = {"train", "features", "interpolate", "export", "confidence", "calibrate"}
     seen, known = set(), verbs()
-    for step in plan({}, [*Inputs.__slots__, *Knobs.__slots__, "slice"]):
+    for step in plan({}, [*Inputs.__slots__, *Knobs.__slots__, *OF_A_RUN]):
         verb = step.command.split()[1]
         if verb not in ours:
             continue
@@ -71,7 +71,7 @@ def test_the_trained_steps_have_options_that_their_verbs_know() -> None:
 
 
 def test_a_command_may_be_replaced_or_left_out() -> None:
-    names = [*Inputs.__slots__, *Knobs.__slots__, "slice"]
+    names = [*Inputs.__slots__, *Knobs.__slots__, *OF_A_RUN]
     replaced = {step.name: "" for step in steps.STEPS} | {"select": "pick {out}"}
     (only,) = plan(replaced, names)
     assert only.command == "pick {out}" and only.makes == ()
