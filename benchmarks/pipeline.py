@@ -118,6 +118,8 @@ def table(results: dict[str, Any]) -> list[list[str]]:
 def _settings(args: argparse.Namespace) -> str:
     light = f"{sys.executable} {Path(__file__).absolute()} step {{out}}"
     commands = {
+        "gather": "",
+        "label": "",
         "select": f"{light} select 0.3",
         "features": f"{light} features 0.3 {{select}}/made",
         "dev_features": "",
