@@ -8,24 +8,22 @@ matter where the one before was cut off.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from sqlalchemy import Connection, func, select, update
 
-from autotrain_cloud.datasets.manifest import Dataset
-from autotrain_cloud.labels.label import read_labels
 from autotrain_cloud.pipeline.controller import Controller
 from autotrain_cloud.pipeline.policy import Alarm as Cause
 from autotrain_cloud.pipeline.record import Run
 from autotrain_cloud.rollout.plan import Plan, Release
 from autotrain_cloud.service import journal
+from autotrain_cloud.service.remember import remember
 from autotrain_cloud.service.roll import Rolling
 from autotrain_cloud.service.watch import open_alarms, slices_of
 from autotrain_cloud.settings import RolloutSettings
-from autotrain_cloud.store import Store, lineage
-from autotrain_cloud.store.schema import alarms, datasets, monitor, segments
+from autotrain_cloud.store import Store
+from autotrain_cloud.store.schema import alarms, monitor, segments
 from autotrain_cloud.store.sql import upsert
 from edge_runtime.bundle import Bundle, write_bundle
 from edge_runtime.errors import ConfigError
@@ -100,8 +98,15 @@ class Learn:
             return
         plan = self._controller.runs.plan(run.id)
         bundle, previous = Path(made.folder) / "bundle", Path(plan.inputs["champion"][0])
+        label, chosen = run.step("label"), run.step("select")
         with self._store.begin() as db:
-            self._remember(db, run, bundle, now_ms)
+            remember(
+                db,
+                bundle,
+                Path(label.folder) if label else None,
+                Path(chosen.folder) if chosen else None,
+                now_ms=now_ms,
+            )
         settings = self._settings
         try:
             self._rolling.begin(
@@ -125,34 +130,6 @@ class Learn:
         except ConfigError as error:
             with self._store.begin() as db:
                 journal.note(db, "rollout", run.id, f"cannot begin: {error}", now_ms=now_ms)
-
-    def _remember(self, db: Connection, run: Run, bundle: Path, now_ms: int) -> None:
-        """Labels, data set and model, so that it can be said what a segment went into."""
-        manifest = Bundle.open(bundle).manifest
-        trained_on = []
-        label, chosen = run.step("label"), run.step("select")
-        if label is not None and chosen is not None:
-            labels_of: dict[str, str] = {}
-            for path in sorted(Path(label.folder).glob("*.parquet")):
-                for one in read_labels(path):
-                    if one.teacher is None:
-                        continue
-                    id = f"{path.stem}/{one.segment.id}"
-                    labels_of[one.segment.id] = id
-                    lineage.add_label(
-                        db, id=id, segment=one.segment.id, source="teacher",
-                        author=one.teacher.provenance.family,
-                        author_version=one.teacher.provenance.version,
-                        text=one.text, accepted=one.decision == "keep",
-                        provenance={"decision": one.decision, "triage": one.triage},
-                        now_ms=now_ms,
-                    )  # fmt: skip
-            trained_on = [_remember_dataset(db, Path(chosen.folder), labels_of, now_ms)]
-        lineage.add_model(
-            db, name=manifest.name, version=manifest.version, counter=manifest.release_counter,
-            manifest=str(bundle), trained_on=trained_on, state="published",
-            parent=manifest.parent or None, now_ms=now_ms,
-        )  # fmt: skip
 
     def _tell(
         self, key: str, kind: str, subject: str, text: str, now_ms: int, remember: str = ""
@@ -208,28 +185,3 @@ def _new_minutes(db: Connection, slice: str, since_ms: int) -> float:
     belongs = slices_of(db)
     mine = [s for name, s in seconds.items() if not slice or belongs.get(name) == slice]
     return float(sum(mine)) / 60
-
-
-def _remember_dataset(db: Connection, folder: Path, labels: dict[str, str], now_ms: int) -> str:
-    (head,) = (path.parent for path in folder.glob("*/*.json"))
-    dataset = Dataset.open(head)
-    if db.execute(select(datasets.c.id).where(datasets.c.id == dataset.hash)).one_or_none() is None:
-        known = set(
-            db.scalars(
-                select(segments.c.id).where(segments.c.id.in_([r.segment_id for r in dataset.rows]))
-            )
-        )
-        lineage.add_dataset(
-            db, id=dataset.hash, name=dataset.head.name, manifest=str(dataset.path),
-            members=[
-                lineage.Member(
-                    segment=row.segment_id, label=labels.get(row.segment_id), split=row.split,
-                    weight=row.weight,
-                )
-                for row in dataset.rows
-                if row.segment_id in known
-            ],
-            parents=dataset.head.parents, recipe=json.loads(dataset.head.settings),
-            now_ms=now_ms,
-        )  # fmt: skip
-    return dataset.hash

@@ -1,0 +1,94 @@
+"""What a run made, and of what, into the store: which model was trained on which segment.
+
+A label may be of a part of a segment (`labels.stretches`); to the store it is the segment's. What
+was erased while the run was under way is left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from sqlalchemy import Connection, select
+
+from autotrain_cloud.datasets.manifest import Dataset
+from autotrain_cloud.labels.label import read_labels
+from autotrain_cloud.store import lineage
+from autotrain_cloud.store.schema import datasets, segments
+from autotrain_cloud.store.segments import slices
+from edge_runtime.bundle import Bundle
+
+
+def remember(
+    db: Connection, bundle: Path, labels: Path | None, selected: Path | None, *, now_ms: int
+) -> None:
+    """`labels` and `selected`: folders of those steps. Doing it again changes nothing."""
+    trained_on = []
+    if labels is not None and selected is not None:
+        known = _labels(db, sorted(labels.glob("*.parquet")), now_ms)
+        trained_on = [
+            _dataset(db, folder, known, now_ms)
+            for folder in sorted(selected.glob("train-*"))
+            if folder.is_dir()
+        ]
+    manifest = Bundle.open(bundle).manifest
+    lineage.add_model(
+        db, name=manifest.name, version=manifest.version, counter=manifest.release_counter,
+        manifest=str(bundle), trained_on=trained_on, state="published",
+        parent=manifest.parent or None, now_ms=now_ms,
+    )  # fmt: skip
+
+
+def segment_of(id: str) -> str:
+    """The segment that a label's id is of: parts are called SEGMENT@FROM-TO."""
+    return id.partition("@")[0]
+
+
+def _labels(db: Connection, paths: Iterable[Path], now_ms: int) -> dict[str, str]:
+    """Keeps them; -> id of the label by the id of what it labels."""
+    found: dict[str, str] = {}
+    for path in paths:
+        shard = [one for one in read_labels(path) if one.teacher is not None]
+        there = _there(db, {segment_of(one.segment.id) for one in shard})
+        for one in shard:
+            segment = segment_of(one.segment.id)
+            if segment not in there or one.teacher is None:
+                continue
+            found[one.segment.id] = f"{path.stem}/{one.segment.id}"
+            lineage.add_label(
+                db, id=found[one.segment.id], segment=segment, source="teacher",
+                author=one.teacher.provenance.family,
+                author_version=one.teacher.provenance.version, text=one.text,
+                accepted=one.decision == "keep",
+                provenance={"decision": one.decision, "triage": one.triage}, now_ms=now_ms,
+            )  # fmt: skip
+    return found
+
+
+def _dataset(db: Connection, folder: Path, labels: Mapping[str, str], now_ms: int) -> str:
+    dataset = Dataset.open(folder)
+    known = select(datasets.c.id).where(datasets.c.id == dataset.hash)
+    if db.execute(known).one_or_none() is None:
+        there = _there(db, {segment_of(row.segment_id) for row in dataset.rows})
+        members = {
+            segment: lineage.Member(
+                segment=segment, label=labels.get(row.segment_id), split=row.split,
+                weight=row.weight,
+            )
+            for row in dataset.rows
+            if (segment := segment_of(row.segment_id)) in there
+        }  # fmt: skip
+        lineage.add_dataset(
+            db, id=dataset.hash, name=dataset.head.name, manifest=str(dataset.path),
+            members=members.values(), parents=dataset.head.parents,
+            recipe=json.loads(dataset.head.settings), now_ms=now_ms,
+        )  # fmt: skip
+    return dataset.hash
+
+
+def _there(db: Connection, ids: set[str]) -> set[str]:
+    found: set[str] = set()
+    for some in slices(ids):
+        found |= set(db.scalars(select(segments.c.id).where(segments.c.id.in_(some))))
+    return found
