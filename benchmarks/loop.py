@@ -42,7 +42,6 @@ from autotrain_cloud.service import journal, watch
 from autotrain_cloud.settings import CloudSettings, read_cloud_settings
 from autotrain_cloud.store import Store, consents
 from edge_runtime.manifest import read_manifest
-from edge_runtime.precision import this_processor
 from tests.broker import Broker
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -248,8 +247,6 @@ look_minutes = 0.5
 least_looks = 0
 timeout_minutes = 10.0
 """)
-        fast = this_processor().int8
-        target = fast[0].removeprefix("int8-") if fast else "dynamic"
         (out / "label.toml").write_text(f"""
 [teacher]
 name = "pocketsphinx"
@@ -291,7 +288,7 @@ gate_settings = "{out}/gate.toml"
 [settings]
 train_set = ["optim.steps={self.args.steps}"]
 threads = 2
-targets = "{target}"
+targets = "dynamic"
 chunks = 500
 repository = "{out}/repository"
 keys = "{out}/keys"
