@@ -97,6 +97,8 @@ def _session() -> Any:
     model = onnx.load(folder() / "model.onnx")
     convolutions_as_products(model)
     options = onnxruntime.SessionOptions()
+    # Without VNNI the fast products of bytes overflow (edge_runtime.precision).
+    options.add_session_config_entry("session.x64quantprecision", "1")
     options.intra_op_num_threads = 1  # `synth --jobs` is what uses more cores
     options.inter_op_num_threads = 1
     return onnxruntime.InferenceSession(model.SerializeToString(), options)

@@ -142,14 +142,14 @@ def test_a_publication_that_was_cut_off_is_completed(
 ) -> None:
     made, before = bundle(world.folder, 5), _versions(world)
     cut = world.again()
-    write, count = cut._write, iter(range(10))
+    write, count = cut.write, iter(range(10))
 
     def fail(*arguments: object, **named: object) -> None:
         if next(count) == written:  # the family, the snapshot and the timestamp, in this order
             raise KeyboardInterrupt
         write(*arguments, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(cut, "_write", fail)
+    monkeypatch.setattr(cut, "write", fail)
     with pytest.raises(KeyboardInterrupt):
         cut.publish_once(made)
     assert world.release() == 4
