@@ -121,7 +121,7 @@ def _dispatch(argv: list[str]) -> int:
     if verb is None:
         import difflib
 
-        near = difflib.get_close_matches(name, verbs(), n=1)
+        near = [] if name.startswith("-") else difflib.get_close_matches(name, verbs(), n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"see {PROG} --help"
         complain(f"unknown {'option' if name.startswith('-') else 'command'} '{name}'; {hint}")
         return USAGE
