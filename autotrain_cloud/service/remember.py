@@ -27,11 +27,8 @@ def remember(
     trained_on = []
     if labels is not None and selected is not None:
         known = _labels(db, sorted(labels.glob("*.parquet")), now_ms)
-        trained_on = [
-            _dataset(db, folder, known, now_ms)
-            for folder in sorted(selected.glob("train-*"))
-            if folder.is_dir()
-        ]
+        heads = sorted(selected.glob("*/head.json"))
+        trained_on = [_dataset(db, head.parent, known, now_ms) for head in heads]
     manifest = Bundle.open(bundle).manifest
     lineage.add_model(
         db, name=manifest.name, version=manifest.version, counter=manifest.release_counter,

@@ -28,6 +28,7 @@ def test_a_part_of_a_segment_is_the_segments_and_what_was_erased_is_left_out(
     one, two, gone = (segment(n).id for n in (1, 2, 3))
     rows = [row(f"{one}@10-900", 1), row(f"{one}@950-1200", 2), row(two, 3), row(gone, 4)]
     freeze(tmp_path / "select", "train", rows, settings={}, parents=())
+    (tmp_path / "select" / "train-audio").mkdir()  # exported sound lies beside the data set
     (tmp_path / "label").mkdir()
     found = Bundle.open(BUNDLE)
     manifest = dataclasses.replace(found.manifest, files={}, release_counter=9, version="9.0")
