@@ -459,8 +459,10 @@ def word_error_rate(bundle: Path, manifest: Path) -> dict[str, Any]:
 def report(world: World, store: Store, story: Story) -> dict[str, Any]:
     """What came of it, as JSON values."""
     found: dict[str, Any] = {"scenario": world.args.scenario, "over": story.over}
-    runs = sorted((world.out / "pipeline" / "runs").glob("*/run.json"))
-    run = json.loads(runs[-1].read_text()) if runs else {"steps": []}
+    paths = sorted((world.out / "pipeline" / "runs").glob("*/run.json"))
+    runs = [json.loads(path.read_text()) for path in paths]
+    over = [run for run in runs if run["state"] in ("done", "rejected")]  # a second may have begun
+    run = (over or runs or [{"steps": []}])[0]
     steps = {step["name"]: step for step in run["steps"]}
     found["stages_s"] = {
         "alarm": story.first("alarm"),
