@@ -15,7 +15,7 @@ from sqlalchemy import Connection, func, select, update
 
 from autotrain_cloud.pipeline.controller import Controller
 from autotrain_cloud.pipeline.policy import Alarm as Cause
-from autotrain_cloud.pipeline.record import Run
+from autotrain_cloud.pipeline.record import OPEN, Run
 from autotrain_cloud.rollout.plan import Plan, Release
 from autotrain_cloud.service import journal
 from autotrain_cloud.service.remember import remember
@@ -42,6 +42,7 @@ class Learn:
         self._controller = controller
         self._rolling = rolling
         self._settings = settings
+        self._following = set(controller.runs.ids())  # runs whose end was not told yet
         self._told: dict[str, str] = {}  # run or alarm -> what was said of it last
         with store.read() as db:
             for row in db.execute(select(monitor).where(monitor.c.key.like("told/%"))):
@@ -51,17 +52,19 @@ class Learn:
         """What is due. Raises StorageError, and then goes on the next time."""
         self._answer_alarms(now_ms)
         runs = self._controller.runs
-        for id in runs.ids():
+        self._following |= {run.id for run in runs.open()}
+        for id in sorted(self._following):
             run = runs.read(id)
             about = f"{run.state}: {run.reason}" if run.reason else run.state
             step = run.steps[-1] if run.steps and run.state == "running" else None
             if step is not None:
                 about = f"running {step.name}"
-            if self._told.get(f"run/{id}") == about:
-                continue
-            if run.state == "done":
-                self._hand_over(run, now_ms)
-            self._tell(f"run/{id}", "run", id, about, now_ms)
+            if self._told.get(f"run/{id}") != about:
+                if run.state == "done":
+                    self._hand_over(run, now_ms)
+                self._tell(f"run/{id}", "run", id, about, now_ms)
+            if run.state not in OPEN:
+                self._following.discard(id)
 
     # -- inside ------------------------------------------------------------------------------------
 

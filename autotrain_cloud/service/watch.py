@@ -1,8 +1,8 @@
 """Telemetry out of the store, into the monitor; what the monitor finds, back into the store.
 
-States are kept as JSON: one row for the fleet, one for each device. A report that is read twice
-counts once (`monitor.blocks`), so reading begins a while before the newest one that was read: rows
-are not always committed in the order of their times.
+States are kept as JSON: one row for the fleet, one for each device. Reading begins a while before
+the newest report that was read, because rows are not always committed in the order of their times;
+what was read before is passed over.
 """
 
 from __future__ import annotations
@@ -61,30 +61,35 @@ class Watch:
         Raises StorageError, and then has changed nothing.
         """
         devices, read_ms = dict(self._devices), self._read_ms
-        with self._store.begin() as db:
+        with self._store.read() as db:
             for row in _arrived(db, self._read_ms - OVERLAP_MS):
-                report = report_of(row)
+                known = devices.get(row.device)
+                if known is not None and (row.session, row.sequence) in known.seen:
+                    continue  # in a step before: the store has no report twice
                 devices[row.device] = observe(
-                    devices.get(row.device), report,
-                    received_ms=row.received_ms, settings=self._settings,
-                )  # fmt: skip
+                    known, report_of(row), received_ms=row.received_ms, settings=self._settings
+                )
                 read_ms = max(read_ms, row.received_ms)
-            fleet, outcome = self._fleet, None
-            if not fleet.since_ms:
-                fleet = dataclasses.replace(fleet, since_ms=now_ms)
-            elif due(fleet, now_ms, self._settings):
-                slices = slices_of(db)
-                outcome = look(fleet, devices, slices.get, settings=self._settings, now_ms=now_ms)
-                fleet, devices = outcome.fleet, outcome.devices
+            slices = slices_of(db) if due(self._fleet, now_ms, self._settings) else {}
+        fleet, outcome = self._fleet, None
+        if not fleet.since_ms:
+            fleet = dataclasses.replace(fleet, since_ms=now_ms)
+        elif due(fleet, now_ms, self._settings):
+            outcome = look(fleet, devices, slices.get, settings=self._settings, now_ms=now_ms)
+            fleet, devices = outcome.fleet, outcome.devices
+        changed = {
+            f"device/{name}": to_json(state)
+            for name, state in devices.items()
+            if state is not self._devices.get(name)
+        }
+        if fleet is not self._fleet:
+            changed["fleet"] = to_json(fleet)
+        if not changed:
+            return None
+        changed["read"] = {"received_ms": read_ms}
+        with self._store.begin() as db:
+            if outcome is not None:
                 _keep(db, outcome, now_ms)
-            changed = {
-                f"device/{name}": to_json(state)
-                for name, state in devices.items()
-                if state is not self._devices.get(name)
-            }
-            changed["read"] = {"received_ms": read_ms}
-            if fleet is not self._fleet:
-                changed["fleet"] = to_json(fleet)
             statement = upsert(db, monitor)
             db.execute(
                 statement.on_conflict_do_update(

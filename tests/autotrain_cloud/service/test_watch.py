@@ -37,6 +37,7 @@ def test_a_slice_that_hears_worse_raises_one_alarm_and_says_so(store: Store) -> 
     usual = dict.fromkeys(DEVICES, 0.8)
     watcher = Watch(store, SETTINGS)
     live(store, range(8), usual, watcher)
+    assert not any(state.ignored for state in watcher.devices.values())  # nothing was read twice
     with store.read() as db:
         assert watch.open_alarms(db) == []
     worse = usual | {"kitchen-1": 0.5, "kitchen-2": 0.5}
