@@ -18,6 +18,7 @@ from pathlib import Path
 
 AUTO = "auto"
 FLOAT = "float32"
+_VNNI = frozenset(("avx512_vnni", "avx_vnni"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +29,16 @@ class Processor:
     features: frozenset[str]  # as Linux names them
 
     @property
+    def overflows(self) -> bool:
+        """Whether onnxruntime's fast products of bytes overflow here."""
+        return self.machine in ("x86_64", "AMD64") and not self.features & _VNNI
+
+    @property
     def int8(self) -> tuple[str, ...]:
         """The INT8 models that are fast here, best first."""
-        if self.machine in ("x86_64", "AMD64") and self.features & {"avx512_vnni", "avx_vnni"}:
+        if self.machine in ("x86_64", "AMD64") and self.features & _VNNI:
             return ("int8-dynamic", "int8-x86")
-        if self.machine in ("x86_64", "AMD64") and "avx2" in self.features:
+        if self.overflows and "avx2" in self.features:
             return ("int8-dynamic7", "int8-dynamic")
         if self.machine in ("aarch64", "arm64") and "asimddp" in self.features:
             return ("int8-dynamic", "int8-arm64")

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from edge_runtime import hugepages
 from edge_runtime.backends import FRAME_STATS, Shape, State, TensorSpec
 from edge_runtime.errors import BackendError, BundleError, BundleIncompatible
+from edge_runtime.precision import this_processor
 
 _REMEDY = "export the model again"
 _DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}  # all that the contract uses
@@ -59,21 +60,36 @@ def open_onnx(model: Path, *, threads: int = 1) -> OnnxBackend:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     options.add_session_config_entry("session.load_model_format", "ONNX")  # whatever its name
-    # Without VNNI the kernels for signed weights overflow in 16 bits; this takes those that do not.
-    options.add_session_config_entry("session.x64quantprecision", "1")
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 4  # failures arrive as exceptions; stderr belongs to the program
     before = hugepages.mapped()
     try:
-        # Without enable_fallback=0 the Python wrapper prints to stdout and tries the file again.
-        session = ort.InferenceSession(
-            str(model), options, providers=["CPUExecutionProvider"], enable_fallback=0
-        )
-        return OnnxBackend(str(model), session, before)
+        return OnnxBackend(str(model), _session(ort, model, options), before)
     except Exception as error:  # onnxruntime's errors have no common base
         raise BundleError(
             f"onnxruntime refuses it: {_first_line(error)}", file=str(model), remedy=_REMEDY
         ) from error
+
+
+def _session(ort: Any, model: Path, options: Any) -> Any:
+    """Where products of unsigned bytes would overflow, with kernels that are exact.
+
+    These do not know signed activations, whose own kernels are exact everywhere.
+    """
+
+    def session() -> Any:
+        # Without enable_fallback=0 the Python wrapper prints to stdout and tries the file again.
+        return ort.InferenceSession(
+            str(model), options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
+
+    if this_processor().overflows:
+        options.add_session_config_entry("session.x64quantprecision", "1")
+        try:
+            return session()
+        except ort.capi.onnxruntime_pybind11_state.NotImplemented:
+            options.add_session_config_entry("session.x64quantprecision", "0")
+    return session()
 
 
 class OnnxBackend:

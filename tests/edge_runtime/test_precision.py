@@ -38,6 +38,12 @@ def test_the_fastest_model_that_is_right_is_chosen(
     assert why
 
 
+def test_products_of_bytes_overflow_on_x86_without_vnni_alone() -> None:
+    assert Processor("x86_64", frozenset(("avx2", "avx512f"))).overflows
+    assert not Processor("x86_64", frozenset(("avx2", "avx_vnni"))).overflows
+    assert not Processor("aarch64", frozenset()).overflows
+
+
 def test_features_are_read_as_linux_tells_them(tmp_path: Path) -> None:
     x86, arm = tmp_path / "x86", tmp_path / "arm"
     x86.write_text("processor\t: 0\nflags\t\t: fpu avx512_vnni\nbugs\t\t: none\n")
