@@ -52,7 +52,8 @@ def chaos(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     controller = Controller.open(settings)
     for family in families:
         controller.start(why="chaos", id=family, slice=family)
-    command = ["vitconformer", "cloud", "runs", "work", "--settings", str(settings)]
+    command = [sys.executable, "-m", "edge_runtime", "cloud", "runs", "work"]
+    command += ["--settings", str(settings)]
     environment = {**os.environ, "VITCONFORMER_CHAOS": str(folder)}
 
     def start() -> subprocess.Popen[bytes]:
