@@ -21,7 +21,6 @@ Samples = NDArray[np.float32]
 with warnings.catch_warnings():  # it never closes the file it reads, once per process
     warnings.simplefilter("ignore", ResourceWarning)
     get_tokenizer(multilingual=True, language="en", task="transcribe")
-torch.set_num_threads(1)  # so small a model only loses time with more
 
 DIMS = ModelDimensions(
     n_mels=80, n_audio_ctx=1500, n_audio_state=48, n_audio_head=2, n_audio_layer=1,
