@@ -1,0 +1,1 @@
+"""The whole loop on one machine: a fleet drifts, the cloud notices, retrains, rolls out."""

@@ -1,0 +1,96 @@
+"""`python -m benchmarks.loop`: from a drift to an updated fleet, with nobody touching anything.
+
+All devices first hear voices that the model knows. Then those of the slice `kitchen` hear the
+scenario, and that of `hall` goes on as before. Telemetry raises an alarm, segments are labelled by
+pocketsphinx, filtered by whether the recogniser's own beam search agrees, selected, and trained on;
+the INT8 bundle that comes out is judged against the one that runs, signed, and given to one device
+and then to the others.
+
+WER before and after is of bundles as they ship, greedy, on utterances that nobody trained on and no
+gate has heard: `held-out` is the scenario, `known` the voices and sentences of before. Times are of
+the wall clock of this machine, from the first drifted utterance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.loop import report
+from benchmarks.loop.speech import SCENARIOS, Counts, Speech
+from benchmarks.loop.story import Story
+from benchmarks.loop.view import View
+from benchmarks.loop.world import Pace, World, served
+from tests.broker import Broker
+
+SETTLE_S = 20.0  # after the end, so that the new model is seen at work
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, default=Path("loop"), help="folder (default: loop)")
+    parser.add_argument(
+        "--scenario", choices=tuple(SCENARIOS), default="voice",
+        help="; ".join(f"{one.name}: {one.what}" for one in SCENARIOS.values()),
+    )  # fmt: skip
+    parser.add_argument("--speech", type=Path, help="manifest of the scenario `readers`")
+    parser.add_argument("--speed", type=float, default=6.0, help="times real time (default: 6)")
+    parser.add_argument("--steps", type=int, default=300, help="of training (default: 300)")
+    parser.add_argument(
+        "--minutes", type=float, default=12.0, help="of new speech that start it (default: 12)"
+    )
+    parser.add_argument("--patience", type=float, default=60.0, help="minutes, then it gives up")
+    for name, count in (
+        ("known-play", 120), ("replay", 1500), ("guard-dev", 400), ("guard", 300), ("known", 400),
+        ("drift-play", 300), ("target", 150), ("held-out", 250),
+    ):  # fmt: skip
+        parser.add_argument(
+            f"--{name}", type=int, default=count, metavar="N", help=f"utterances (default: {count})"
+        )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.loop", description=(__doc__ or "").splitlines()[0]
+    )
+    configure(parser)
+    args = parser.parse_args()
+    scenario = SCENARIOS[args.scenario]
+    if scenario.real != (args.speech is not None):
+        parser.error("--speech goes with --scenario readers")
+    out = args.out.resolve()
+    speech = Speech(out / "sets", scenario)
+    print(f"speech, in {speech.folder} ...", flush=True)
+    try:
+        speech.make(Counts(**{n: getattr(args, n) for n in Counts.__dataclass_fields__}),
+                    args.speech)  # fmt: skip
+    except FileNotFoundError as error:
+        parser.error(str(error))
+    pace = Pace(args.speed, args.steps, args.minutes)
+    world = World(out / scenario.name, speech, pace)
+    world.clear()
+    world.call("release", "--repo", world.out / "repository", "--keys", world.out / "keys",
+               "init", "en-demo")  # fmt: skip
+    with Broker.start(world.out / "broker") as broker, served(world.out / "repository") as web:
+        try:
+            store, begun = world.begin(broker, web.url)
+            story = Story(begun)
+            until = begun + args.patience * 60
+            with View(f"{scenario.name}: {scenario.what}") as view:
+                while time.time() < until:
+                    view.show(story, story.follow(store), store)
+                    if story.over:
+                        until = min(until, time.time() + SETTLE_S)
+                    time.sleep(2)
+        finally:
+            world.stop()
+        print("word error rates ...", flush=True)
+        found = report.make(world, store, story, web.bytes)
+        store.close()
+    print(report.write(world.out, found).read_text())
+    return 0 if story.over == "completed" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""What the devices hear, what the gate asks, and what only the report listens to.
+
+`shared` sets are of voices that the model was trained on, in a quiet room, about everything; those
+of a scenario are what changes. No two sets have a sentence in common. Audio is made once and kept.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from benchmarks.loop import sentences
+from edge_runtime.manifest import Utterance, read_manifest
+
+KNOWN = "flite,festival,espeak-ng"
+SHARED = ("known-play", "replay", "guard-dev", "guard", "known")
+OWN = ("drift-play", "target", "held-out")
+_BLOCK = 2000  # sentences of the general ones that belong to a set
+_BLOCKS_OF_GATE = 8  # stand for speakers where a slice has one voice only
+
+# The noisy room: a kitchen, its extractor hood, and the mouth at arm's length.
+NOISE_RT60_S, NOISE_DISTANCE_M, NOISE_SNR_DB = 0.25, 0.6, 12.0
+NOISES = ("pink", "brown", "hum")
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """What happens to the slice `kitchen`."""
+
+    name: str
+    what: str
+    voices: str = KNOWN
+    workshop: bool = False  # its sentences, not those about everything
+    noisy: bool = False
+    real: bool = False  # from a manifest
+
+
+SCENARIOS = {
+    one.name: one
+    for one in (
+        Scenario("voice", "a voice that the model was never trained on", voices="flite-rms"),
+        Scenario("noise", "known voices in a noisy kitchen", noisy=True),
+        Scenario("vocabulary", "known voices talk about a workshop", workshop=True),
+        Scenario("readers", "people read from books", real=True),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Utterances of every set; of `known-play` and `drift-play`, of each device."""
+
+    known_play: int
+    replay: int
+    guard_dev: int
+    guard: int
+    known: int
+    drift_play: int
+    target: int
+    held_out: int
+
+    def of(self, name: str, devices: int) -> int:
+        count: int = getattr(self, name.replace("-", "_"))
+        return count * devices if name.endswith("-play") else count
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """The sets of a scenario, under `folder`."""
+
+    folder: Path
+    scenario: Scenario
+
+    def manifest(self, name: str) -> Path:
+        return self._folder(name) / "manifest.jsonl"
+
+    def _folder(self, name: str) -> Path:
+        return self.folder / ("shared" if name in SHARED else self.scenario.name) / name
+
+    @property
+    def noise(self) -> Path:
+        """A minute in which nobody speaks, as a manifest."""
+        return self.folder / "shared" / "noise" / "manifest.jsonl"
+
+    def make(self, counts: Counts, manifest: Path | None = None) -> None:
+        """What is not there yet. `manifest`: real speech, dealt to the scenario's own sets."""
+        general = sentences.examples()
+        for place, name in enumerate((*SHARED, *OWN)):
+            if self.manifest(name).exists() or (self.scenario.real and name in OWN):
+                continue
+            count = counts.of(name, {"known-play": 3, "drift-play": 2}.get(name, 1))
+            if count > _BLOCK:
+                raise SystemExit(f"{name}: {count} utterances; there are texts for {_BLOCK}")
+            if self.scenario.workshop and name in OWN:
+                texts = list(islice(sentences.workshop(place), count))
+            else:
+                texts = general[place * _BLOCK : (place + 1) * _BLOCK][: count + count // 10]
+            voices = self.scenario.voices if name in OWN else KNOWN
+            lines = [u.to_json() for u in self._spoken(name, texts, count, voices, seed=place)]
+            if self.scenario.noisy and name in OWN:
+                lines = [self._in_the_kitchen(name, number, u) for number, u in enumerate(lines)]
+            self._write(name, lines)
+        if self.scenario.real:
+            assert manifest is not None
+            self._deal(manifest)
+        self._nobody_speaks()
+
+    def _spoken(
+        self, name: str, texts: Sequence[str], count: int, voices: str, seed: int
+    ) -> Iterator[Utterance]:
+        folder = self._folder(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "text.txt").write_text("\n\n".join(texts) + "\n")
+        exclude = ["--exclude-voices", "held-out"] if voices == KNOWN else []
+        command = [sys.executable, "-m", "edge_runtime", "synth", "--text", folder / "text.txt"]
+        command += ["--out", folder, "--utterances", count, "--voices", voices, *exclude]
+        command += ["--seed", seed, "--jobs", 2, "--shard", 32]
+        with (folder / "synth.log").open("ab") as log:
+            done = subprocess.run([*map(str, command)], stdout=log, stderr=log, check=False)
+        if done.returncode:
+            raise SystemExit(f"vitconformer synth failed; see {folder / 'synth.log'}")
+        for part in sorted(folder.glob("*/manifest.jsonl")):  # train, dev, test: all one to us
+            yield from read_manifest(part)
+
+    def _in_the_kitchen(self, name: str, number: int, line: dict[str, Any]) -> dict[str, Any]:
+        from training.augment import add_noise, make_noise, reverberate, room_response
+
+        rng = np.random.default_rng([number, *name.encode()])
+        samples, rate = soundfile.read(line["audio_filepath"], dtype="float32")
+        samples = reverberate(samples, room_response(NOISE_RT60_S, NOISE_DISTANCE_M, rng))
+        noise = make_noise(NOISES[number % len(NOISES)], len(samples), rng, [])
+        path = self._folder(name) / "noisy" / f"{number:05}.flac"
+        path.parent.mkdir(exist_ok=True)
+        soundfile.write(path, add_noise(samples, noise, NOISE_SNR_DB), rate)
+        return line | {"audio_filepath": str(path)}
+
+    def _deal(self, manifest: Path) -> None:
+        """Utterances of a manifest to what is played, the gate and the report."""
+        found = sorted(read_manifest(manifest), key=lambda u: str(u.audio_filepath))
+        random.Random(0).shuffle(found)
+        shares = {"held-out": 0.25, "target": 0.25, "drift-play": 0.5}
+        start = 0.0
+        for name, share in shares.items():
+            some = found[round(start * len(found)) : round((start + share) * len(found))]
+            start += share
+            self._write(name, [u.to_json() for u in some])
+
+    def _write(self, name: str, lines: Sequence[dict[str, Any]]) -> None:
+        """A manifest that says who labelled it, with blocks of a lone voice for the gate."""
+        lone = len({line.get("speaker") for line in lines}) < _BLOCKS_OF_GATE
+        marked = []
+        for number, line in enumerate(lines):
+            speaker = f"{line.get('speaker') or name}-{name}"
+            if name == "target" and lone:
+                speaker = f"{speaker}-{number % _BLOCKS_OF_GATE}"
+            file = Path(line["audio_filepath"]).resolve()
+            marked.append(
+                line | {"audio_filepath": str(file), "speaker": speaker, "label_source": "source"}
+            )
+        path = self.manifest(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(line) + "\n" for line in marked))
+
+    def _nobody_speaks(self) -> None:
+        folder = self.noise.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        rng, lines = np.random.default_rng(0), []
+        for number in range(6):
+            path = folder / f"{number}.flac"
+            noise = np.cumsum(rng.normal(size=160_000)) * 0.001 + rng.normal(size=160_000) * 0.01
+            soundfile.write(path, np.clip(noise - noise.mean(), -1, 1).astype(np.float32), 16_000)
+            lines.append({"audio_filepath": str(path), "duration": 10.0, "text": "",
+                          "speaker": f"noise-{number}", "label_source": "source"})  # fmt: skip
+        self.noise.write_text("".join(json.dumps(line) + "\n" for line in lines))
