@@ -48,30 +48,14 @@ class Learn:
             for row in db.execute(select(monitor).where(monitor.c.key.like("told/%"))):
                 self._told[row.key.removeprefix("told/")] = row.state
 
-    def step(self, now_ms: int) -> None:
-        """What is due. Raises StorageError, and then goes on the next time."""
-        self._answer_alarms(now_ms)
-        runs = self._controller.runs
-        self._following |= {run.id for run in runs.open()}
-        for id in sorted(self._following):
-            run = runs.read(id)
-            about = f"{run.state}: {run.reason}" if run.reason else run.state
-            step = run.steps[-1] if run.steps and run.state == "running" else None
-            if step is not None:
-                about = f"running {step.name}"
-            if self._told.get(f"run/{id}") != about:
-                if run.state == "done":
-                    self._hand_over(run, now_ms)
-                self._tell(f"run/{id}", "run", id, about, now_ms)
-            if run.state not in OPEN:
-                self._following.discard(id)
+    def answer_alarms(self, now_ms: int) -> None:
+        """Starts a run for an alarm that asks for one, as soon as the policy lets it.
 
-    # -- inside ------------------------------------------------------------------------------------
-
-    def _answer_alarms(self, now_ms: int) -> None:
+        Raises what the pipeline's files or the store do, and then goes on the next time.
+        """
         with self._store.read() as db:
             asking = [alarm for alarm in open_alarms(db) if alarm.may_retrain]
-            answered = dict(db.execute(select(alarms.c.id, alarms.c.run)).tuples().all())
+            answered = dict(db.execute(select(alarms.c.id, alarms.c.run)).all())
             fresh = {a.id: _new_minutes(db, a.name, a.change_ms) for a in asking}
         for alarm in asking:
             if answered[alarm.id]:
@@ -93,6 +77,28 @@ class Learn:
             if self._told.get(f"alarm/{alarm.id}") != kind:
                 subject = alarm.name or "fleet"
                 self._tell(f"alarm/{alarm.id}", "retraining", subject, about, now_ms, kind)
+
+    def follow_runs(self, now_ms: int) -> None:
+        """Tells what became of runs, and hands over what they published.
+
+        Raises what a run's files or the store do, and then goes on the next time.
+        """
+        runs = self._controller.runs
+        self._following |= {run.id for run in runs.open()}
+        for id in sorted(self._following):
+            run = runs.read(id)
+            about = f"{run.state}: {run.reason}" if run.reason else run.state
+            step = run.steps[-1] if run.steps and run.state == "running" else None
+            if step is not None:
+                about = f"running {step.name}"
+            if self._told.get(f"run/{id}") != about:
+                if run.state == "done":
+                    self._hand_over(run, now_ms)
+                self._tell(f"run/{id}", "run", id, about, now_ms)
+            if run.state not in OPEN:
+                self._following.discard(id)
+
+    # -- inside ------------------------------------------------------------------------------------
 
     def _hand_over(self, run: Run, now_ms: int) -> None:
         """What was published goes to the devices; what it was made of is kept."""
@@ -184,7 +190,7 @@ def _new_minutes(db: Connection, slice: str, since_ms: int) -> float:
     heard = select(segments.c.device, func.sum(segments.c.duration_s)).where(
         segments.c.received_ms >= since_ms
     )
-    seconds = dict(db.execute(heard.group_by(segments.c.device)).tuples().all())
+    seconds = dict(db.execute(heard.group_by(segments.c.device)).all())
     belongs = slices_of(db)
     mine = [s for name, s in seconds.items() if not slice or belongs.get(name) == slice]
     return float(sum(mine)) / 60

@@ -69,4 +69,4 @@ def segment_counts(store: Store) -> dict[str, int]:
     """Device -> segments in the store."""
     with store.read() as db:
         counted = select(segments.c.device, func.count()).group_by(segments.c.device)
-        return dict(db.execute(counted).tuples().all())
+        return dict(db.execute(counted).all())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 import threading
 from pathlib import Path
@@ -13,13 +12,9 @@ from autotrain_cloud.commands.config import add_config_option, now_ms, open_stor
 
 if TYPE_CHECKING:
     from autotrain_cloud.pipeline.controller import Controller
-    from autotrain_cloud.service.learn import Learn
-    from autotrain_cloud.service.roll import Republish, Rolling
-    from autotrain_cloud.service.watch import Watch
+    from autotrain_cloud.service.roll import Republish
 
 HELP = "watch the fleet, retrain when it hears worse, roll out what the gate lets through"
-
-log = logging.getLogger("autotrain_cloud")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -38,8 +33,8 @@ def run(args: argparse.Namespace) -> int:
     from autotrain_cloud.pipeline.controller import Controller
     from autotrain_cloud.service.learn import Learn
     from autotrain_cloud.service.roll import Rolling
+    from autotrain_cloud.service.rounds import Rounds
     from autotrain_cloud.service.watch import Watch
-    from edge_runtime.errors import StorageError
 
     settings = read_config(args)
     controller = Controller.open(args.pipeline)
@@ -51,22 +46,20 @@ def run(args: argparse.Namespace) -> int:
             store, _republisher(controller), look_ms=round(settings.rollout.look_minutes * 60_000)
         )
         learn = Learn(store, controller, rolling, settings.rollout)
+        parts = {
+            "watch": watch.step,
+            "alarms": learn.answer_alarms,
+            "runs": learn.follow_runs,
+            "rollouts": rolling.step,
+        }
+        rounds = Rounds(parts, say=lambda line: print(line, file=sys.stderr, flush=True))
         with controller.at_work():
             while not stop.wait(args.every):
-                try:
-                    _step(watch, learn, rolling)
-                except StorageError as error:  # what is due stays due
-                    print(f"{error}; trying again", file=sys.stderr)
+                rounds.go(now_ms())
     finally:
         store.close()
         controller.close()
     return 0
-
-
-def _step(watch: Watch, learn: Learn, rolling: Rolling) -> None:
-    watch.step(now_ms())
-    learn.step(now_ms())
-    rolling.step(now_ms())
 
 
 def _republisher(controller: Controller) -> Republish:
