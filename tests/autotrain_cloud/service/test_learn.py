@@ -17,13 +17,10 @@ from autotrain_cloud.service.roll import Rolling
 from autotrain_cloud.settings import RolloutSettings
 from autotrain_cloud.store import Store
 from autotrain_cloud.store.schema import alarms
+from edge_runtime.bundle import Bundle, write_bundle
 from tests.autotrain_cloud.pipeline.test_controller import finish, write_settings
 
 BUNDLE = Path(__file__).parents[3] / "bundles" / "en-demo"
-COMMANDS = """
-calibrate = "cp -r {champion} {out}/bundle"
-publish = "test -f {calibrate}/bundle/manifest.json"
-"""
 ALARM = Alarm(
     id="a1", level="slice", name="kitchen", model="en-demo", statistic="confidence",
     change_ms=500, opened_ms=900, text="the kitchen hears worse",
@@ -33,8 +30,19 @@ ROLLOUT = RolloutSettings(approvals=0)
 
 @pytest.fixture
 def controller(tmp_path: Path) -> Iterator[Controller]:
+    champion = Bundle.open(BUNDLE)
+    manifest = dataclasses.replace(
+        champion.manifest, release_counter=champion.manifest.release_counter + 1, files={}
+    )
+    files: dict[str, Path | bytes] = {n: champion.file(n) for n in champion.manifest.files}
+    write_bundle(tmp_path / "trained", manifest, files)
     settings = write_settings(
-        tmp_path, commands=COMMANDS, tail=f'champion = "{BUNDLE}"\n[policy]\nmin_new_minutes = 0.0'
+        tmp_path,
+        commands=f"""
+calibrate = "cp -r {tmp_path}/trained {{out}}/bundle"
+publish = "test -f {{calibrate}}/bundle/manifest.json"
+""",
+        tail=f'champion = "{BUNDLE}"\n[policy]\nmin_new_minutes = 0.0',
     )
     (tmp_path / "weights").write_text("w\n")
     found = Controller.open(settings)
@@ -92,7 +100,7 @@ def test_what_a_run_published_is_rolled_out_once_however_often_its_process_is_ki
     for _ in range(3):
         learning(store, controller).follow_runs(2000)
     assert [text for text in told(store, "run") if text == "done"] == ["done"]
-    assert [text.split(":")[0] for text in told(store, "rollout")] == ["begun"]
+    assert [text.split(":")[0] for text in told(store, "rollout")] == ["submitted", "started"]
 
 
 def test_a_run_that_ended_while_nobody_looked_is_still_handed_over(
@@ -103,4 +111,4 @@ def test_a_run_that_ended_while_nobody_looked_is_still_handed_over(
     finish(controller)
     learning(store, controller).follow_runs(2000)  # the first to look
     assert told(store, "run") == ["done"]
-    assert len(told(store, "rollout")) == 1
+    assert len(told(store, "rollout")) == 2  # submitted, started
