@@ -97,6 +97,7 @@ bench-int8: $(STAMPS)/dev ## Measure INT8 against float; the last line says it i
 	@$(BIN)/python benchmarks/int8.py $(ARGS)
 
 loop: $(STAMPS)/dev ## Run the whole fleet loop here: drift, alarm, retraining, gate, rollout; half an hour
+	$(call debian,wordnet-base)
 	@$(BIN)/python -m benchmarks.loop $(ARGS)
 
 results: $(STAMPS)/dev ## Write docs/results.md and the README's table from benchmarks/results/

@@ -35,14 +35,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="; ".join(f"{one.name}: {one.what}" for one in SCENARIOS.values()),
     )  # fmt: skip
     parser.add_argument("--speech", type=Path, help="manifest of the scenario `readers`")
-    parser.add_argument("--speed", type=float, default=6.0, help="times real time (default: 6)")
-    parser.add_argument("--steps", type=int, default=300, help="of training (default: 300)")
+    parser.add_argument("--speed", type=float, default=4.0, help="times real time (default: 4)")
+    parser.add_argument("--steps", type=int, default=200, help="of training (default: 200)")
     parser.add_argument(
         "--minutes", type=float, default=12.0, help="of new speech that start it (default: 12)"
     )
     parser.add_argument("--patience", type=float, default=60.0, help="minutes, then it gives up")
     for name, count in (
-        ("known-play", 120), ("replay", 1500), ("guard-dev", 400), ("guard", 300), ("known", 400),
+        ("known-play", 120), ("replay", 1500), ("guard-dev", 300), ("guard", 300), ("known", 400),
         ("drift-play", 300), ("target", 150), ("held-out", 250),
     ):  # fmt: skip
         parser.add_argument(

@@ -1,9 +1,10 @@
-"""What is said in the loop: everyday English of 28 thousand sentences, and talk of a workshop.
+"""What is said in the loop: everyday English of 28 thousand sentences, and talk of an office.
 
 A loop whose replay and guard come out of a small grammar teaches the model that grammar, and cannot
 see what it forgets. So the general sentences are those by which WordNet (Fellbaum 1998; Debian's
-`wordnet-base`) shows how its words are used: short, spoken, about everything. The workshop is a
-grammar of ours, full of words that the books of the first training do not have.
+`wordnet-base`) shows how its words are used: short, spoken, about everything. The office is a
+grammar of ours, full of words that did not exist when the books of the first training were written,
+and that a teacher of today knows.
 """
 
 from __future__ import annotations
@@ -21,19 +22,21 @@ _PLAIN = re.compile(r"[A-Za-z',;.! ?-]+")
 _LETTERS = re.compile(r"[A-Z]{2,}|\b[A-Z]\.")  # read out letter by letter: U.S., NATO
 
 # Who, does what, to what, and where or when; nobody else's words.
-_WORKSHOP = (
-    "the apprentice|our electrician|the plumber|a welder|the foreman|my technician|the mechanic"
-    "|your supervisor|the machinist|this robot|the contractor|an inspector".split("|"),
-    "recalibrates|unscrews|lubricates|solders|replaces|tightens|disassembles|grinds|polishes"
-    "|degreases|overhauls|clamps|labels|bypasses|magnetizes|laminates".split("|"),
-    "the camshaft|a hydraulic pump|the gearbox|every solenoid|the voltmeter|a copper gasket"
-    "|the crankshaft|both spark plugs|the thermostat|a titanium bolt|the circuit breaker"
-    "|the alternator|a ball bearing|the lithium battery|the conveyor belt|the throttle valve"
-    "|a stainless steel bracket|the exhaust manifold".split("|"),
-    "in the garage|on the lathe|with a torque wrench|beside the compressor|before the diagnostics"
-    "|during maintenance|under the forklift|with an oscilloscope|on the assembly line"
-    "|after the inspection|with hydraulic fluid|at the workbench|using the soldering iron"
-    "|behind the generator|while the turbine idles".split("|"),
+_OFFICE = (
+    "the engineer|our manager|a programmer|the technician|the president|a reporter|the pilot"
+    "|my assistant|the operator|the scientist|the customer|the director".split("|"),
+    "installed|downloaded|recorded|tested|launched|canceled|programmed|upgraded|repaired"
+    "|telephoned about|complained about|explained|faxed|sponsored|monitored|photographed".split(
+        "|"
+    ),
+    "the new software|a laser printer|the computer network|the video camera|an airline ticket"
+    "|the television program|a credit card|the telephone system|the electric battery"
+    "|the satellite picture|a nuclear reactor|the database|an internet service|the microphone"
+    "|a parking garage|the elevator|the helicopter|the air conditioning".split("|"),
+    "at the airport|during the conference|on the computer screen|in the laboratory"
+    "|before the interview|after the phone call|on the weekend|at the shopping center"
+    "|in the parking lot|during the budget meeting|on television|for the insurance company"
+    "|at the gas station|in the basement office|with a microwave signal".split("|"),
 )
 
 
@@ -66,11 +69,11 @@ def sentence(text: str) -> str:
     return text[0].upper() + text[1:].rstrip(",;.") + ("" if text.endswith(("?", "!")) else ".")
 
 
-def workshop(seed: int) -> Iterator[str]:
+def office(seed: int) -> Iterator[str]:
     """Endless, each another one."""
     draw, said = random.Random(seed), set[str]()
     while True:
-        text = sentence(" ".join(draw.choice(part) for part in _WORKSHOP))
+        text = sentence(" ".join(draw.choice(part) for part in _OFFICE))
         if text not in said:
             said.add(text)
             yield text

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import os
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,8 @@ BUNDLE = ROOT / "bundles" / "en-demo"
 DEVICES = {"kitchen-1": "kitchen", "kitchen-2": "kitchen", "hall-1": "hall"}
 DRIFTING = tuple(name for name, slice in DEVICES.items() if slice == "kitchen")
 CONSENT = "loop-2026"
+# Threads of a step would wait for each other, spinning, while devices have the other core.
+_ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 _OF_A_RUN = ("store.db", "pipeline", "repository", "keys", "blobs", "broker", "logs", "devices",
              "ledger.jsonl")  # fmt: skip
 
@@ -164,7 +167,7 @@ gate_settings = "{out}/gate.toml"
 [settings]
 tolerance = 0.0
 train_set = ["optim.steps={self.pace.steps}"]
-threads = 2
+threads = 1
 targets = "dynamic"
 chunks = 500
 repository = "{out}/repository"
@@ -237,7 +240,13 @@ most_real_time_factor = 5.0
     def _start(self, name: str, *words: object) -> None:
         with (self.out / "logs" / f"{name}.log").open("ab") as sink:
             self.processes.append(
-                subprocess.Popen(vitconformer(*words), stdout=sink, stderr=sink, cwd=self.out)
+                subprocess.Popen(
+                    vitconformer(*words),
+                    stdout=sink,
+                    stderr=sink,
+                    cwd=self.out,
+                    env=os.environ | _ONE_THREAD,
+                )
             )
 
     def stop(self) -> None:
