@@ -15,6 +15,7 @@ from sqlalchemy import Connection, func, select, update
 
 from autotrain_cloud.pipeline.controller import Controller
 from autotrain_cloud.pipeline.policy import Alarm as Cause
+from autotrain_cloud.pipeline.policy import Decision
 from autotrain_cloud.pipeline.record import OPEN, Run
 from autotrain_cloud.rollout.plan import Plan, Release
 from autotrain_cloud.service import journal
@@ -42,7 +43,8 @@ class Learn:
         self._controller = controller
         self._rolling = rolling
         self._settings = settings
-        self._following = set(controller.runs.ids())  # runs whose end was not told yet
+        self._seen: set[str] = set()  # every run there is
+        self._following: set[str] = set()  # those whose end was not told yet
         self._told: dict[str, str] = {}  # run or alarm -> what was said of it last
         with store.read() as db:
             for row in db.execute(select(monitor).where(monitor.c.key.like("told/%"))):
@@ -57,17 +59,22 @@ class Learn:
             asking = [alarm for alarm in open_alarms(db) if alarm.may_retrain]
             answered = dict(db.execute(select(alarms.c.id, alarms.c.run)).all())
             fresh = {a.id: _new_minutes(db, a.name, a.change_ms) for a in asking}
+        rollouts = self._rolling.under_way()
         for alarm in asking:
             if answered[alarm.id]:
                 continue
             cause = Cause(
                 scope="slice" if alarm.level == "slice" else "fleet", subject=alarm.name or "fleet"
             )
-            decision, run = self._controller.alarm(
-                cause,
-                why=alarm.text, new_minutes=fresh[alarm.id], since_ms=alarm.change_ms,
-                now=now_ms / 1000,
-            )  # fmt: skip
+            run = ""
+            if rollouts:  # the model that the alarm is about is on its way out
+                decision = Decision(verdict="later", reason=f"rollout {rollouts[0]} is not over")
+            else:
+                decision, run = self._controller.alarm(
+                    cause,
+                    why=alarm.text, new_minutes=fresh[alarm.id], since_ms=alarm.change_ms,
+                    now=now_ms / 1000,
+                )  # fmt: skip
             if run:
                 with self._store.begin() as db:
                     db.execute(update(alarms).where(alarms.c.id == alarm.id).values(run=run))
@@ -84,7 +91,9 @@ class Learn:
         Raises what a run's files or the store do, and then goes on the next time.
         """
         runs = self._controller.runs
-        self._following |= {run.id for run in runs.open()}
+        known = set(runs.ids())  # a short one may have begun and ended since the last time
+        self._following |= known - self._seen | {run.id for run in runs.open()}
+        self._seen = known
         for id in sorted(self._following):
             run = runs.read(id)
             about = f"{run.state}: {run.reason}" if run.reason else run.state

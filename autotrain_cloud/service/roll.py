@@ -56,8 +56,7 @@ class Rolling:
 
         Raises ConfigError while another one runs.
         """
-        self._load()
-        if busy := next((id for id in self._under_way() if id != plan.id), None):
+        if busy := next((id for id in self.under_way() if id != plan.id), None):
             raise ConfigError(f"rollout {busy} is not over; halt it first")
         with self._store.begin() as db:
             if db.execute(select(rollouts).where(rollouts.c.id == plan.id)).one_or_none():
@@ -81,8 +80,7 @@ class Rolling:
 
     def step(self, now_ms: int) -> None:
         """What is due. Raises StorageError, and then goes on the next time."""
-        self._load()
-        for id in self._under_way():
+        for id in self.under_way():
             previous = self._previous_to_republish(id)
             released = self._republish(*previous) if previous else None
             self._change(id, partial(self._advanced, released=released, now_ms=now_ms), now_ms)
@@ -94,7 +92,9 @@ class Rolling:
         """One that is under way."""
         return self._rollouts.get(id)
 
-    def _under_way(self) -> list[str]:
+    def under_way(self) -> list[str]:
+        """Those that are not over, whoever began them."""
+        self._load()
         with self._lock:
             return list(self._rollouts)
 

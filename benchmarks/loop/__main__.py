@@ -22,7 +22,7 @@ from benchmarks.loop import report
 from benchmarks.loop.speech import SCENARIOS, Counts, Speech
 from benchmarks.loop.story import Story
 from benchmarks.loop.view import View
-from benchmarks.loop.world import Pace, World, served
+from benchmarks.loop.world import BUNDLE, Pace, World, served
 from tests.broker import Broker
 
 SETTLE_S = 20.0  # after the end, so that the new model is seen at work
@@ -70,8 +70,9 @@ def main() -> int:
     pace = Pace(args.speed, args.steps, args.minutes)
     world = World(out / scenario.name, speech, pace)
     world.clear()
-    world.call("release", "--repo", world.out / "repository", "--keys", world.out / "keys",
-               "init", "en-demo")  # fmt: skip
+    releases = ("release", "--repo", world.out / "repository", "--keys", world.out / "keys")
+    world.call(*releases, "init", "en-demo")
+    world.call(*releases, "publish", BUNDLE)  # what devices have: the base of deltas
     with Broker.start(world.out / "broker") as broker, served(world.out / "repository") as web:
         try:
             store, begun = world.begin(broker, web.url)

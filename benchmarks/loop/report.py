@@ -119,7 +119,7 @@ def _data(steps: dict[str, Any]) -> dict[str, Any]:
 
 def _json_line(step: dict[str, Any]) -> Any:
     """What a step printed with --json."""
-    printed = sorted((Path(step["folder"]) / "job").glob("*.out"))
+    printed = sorted((Path(step["folder"]) / "job").glob("out-*"))
     return json.loads(printed[-1].read_text()) if printed else None
 
 

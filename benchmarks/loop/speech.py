@@ -105,9 +105,9 @@ class Speech:
             if count > _BLOCK:
                 raise SystemExit(f"{name}: {count} utterances; there are texts for {_BLOCK}")
             if self.scenario.office and name in OWN:
-                texts = list(islice(sentences.office(place), count))
+                texts = list(islice(sentences.office(place), _BLOCK))
             else:
-                texts = general[place * _BLOCK : (place + 1) * _BLOCK][: count + count // 10]
+                texts = general[place * _BLOCK : (place + 1) * _BLOCK]
             voices = self.scenario.voices if name in OWN else KNOWN
             lines = [u.to_json() for u in self._spoken(name, texts, count, voices, seed=place)]
             if self.scenario.noisy and name in OWN:

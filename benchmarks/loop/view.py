@@ -46,7 +46,7 @@ class View:
     def show(self, story: Story, new: list[Event], store: Store) -> None:
         if self._live is None:
             for event in new:
-                self._console.print(str(event)[:200], highlight=False, markup=False)
+                self._console.print(str(event)[:200], highlight=False, markup=False, soft_wrap=True)
             return
         self._live.update(
             Group(self._stages(story), _devices(store, story), _journal(story.events))

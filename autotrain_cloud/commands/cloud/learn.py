@@ -48,8 +48,8 @@ def run(args: argparse.Namespace) -> int:
         learn = Learn(store, controller, rolling, settings.rollout)
         parts = {
             "watch": watch.step,
-            "alarms": learn.answer_alarms,
             "runs": learn.follow_runs,
+            "alarms": learn.answer_alarms,  # after what runs became: a rollout may have begun
             "rollouts": rolling.step,
         }
         rounds = Rounds(parts, say=lambda line: print(line, file=sys.stderr, flush=True))

@@ -112,3 +112,17 @@ def test_a_run_that_ended_while_nobody_looked_is_still_handed_over(
     learning(store, controller).follow_runs(2000)  # the first to look
     assert told(store, "run") == ["done"]
     assert len(told(store, "rollout")) == 2  # submitted, started
+
+
+def test_while_a_rollout_is_under_way_no_alarm_starts_another_run(
+    store: Store, controller: Controller
+) -> None:
+    raise_alarm(store)
+    learn = learning(store, controller)
+    learn.answer_alarms(1000)
+    finish(controller)
+    learn.follow_runs(2000)
+    raise_alarm(store, dataclasses.replace(ALARM, id="a2", level="fleet", name=""))
+    learn.answer_alarms(2000)
+    (first,) = controller.runs.ids()
+    assert told(store, "retraining")[-1] == f"later: rollout {first} is not over"

@@ -1,0 +1,148 @@
+"""Parts of the loop that need no fleet; the loop itself takes half an hour and is run by hand."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from autotrain_cloud.service import journal
+from autotrain_cloud.settings import StoreSettings
+from autotrain_cloud.store import Store
+from benchmarks.loop import report, sentences
+from benchmarks.loop.speech import OWN, SCENARIOS, SHARED, Counts, Speech
+from benchmarks.loop.story import Story
+from benchmarks.loop.view import View
+from edge_runtime.manifest import read_manifest
+
+DICTIONARY = """  1 The licence begins with spaces: "nobody must read this one aloud".
+00001740 29 v 01 breathe 0 | draw air; "the {} patient finally breathes well"; "too short"
+00002724 29 v 01 choke 0 | "he joined the NATO forces in the U.S. that year"
+"""
+
+
+@pytest.fixture
+def wordnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    names = [a + b + c for a in letters for b in letters for c in letters][:17000]
+    for name in sentences.FILES:
+        (tmp_path / name).write_text("".join(DICTIONARY.format(word) for word in names))
+    monkeypatch.setattr(sentences.examples, "__defaults__", (tmp_path,))
+    return tmp_path
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    found = Store.open(
+        StoreSettings(url=f"sqlite:///{tmp_path}/store.db", blobs=str(tmp_path / "blobs"))
+    )
+    yield found
+    found.close()
+
+
+def test_sentences_are_the_usable_examples_each_once(wordnet: Path) -> None:
+    found = sentences.examples()
+    assert len(found) == len(set(found)) == 17000
+    assert found == sentences.examples()
+    assert all(text.startswith("The ") and text.endswith(" breathes well.") for text in found)
+
+
+def test_without_wordnet_the_package_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="install Debian's wordnet-base"):
+        sentences.examples(tmp_path / "nowhere")
+
+
+def test_talk_of_the_office_never_repeats_itself_and_is_the_same_for_a_seed() -> None:
+    said = list(islice(sentences.office(3), 500))
+    assert len(set(said)) == 500
+    assert said == list(islice(sentences.office(3), 500))
+
+
+@pytest.mark.slow
+def test_sets_share_no_sentence_and_the_gate_has_blocks_of_a_lone_voice(
+    wordnet: Path, tmp_path: Path
+) -> None:
+    speech = Speech(tmp_path / "sets", SCENARIOS["voice"])
+    speech.make(Counts(1, 2, 2, 2, 2, 1, 9, 2))
+    sets = [{u.text for u in read_manifest(speech.manifest(name))} for name in (*SHARED, *OWN)]
+    assert all(len(one) >= count for one, count in zip(sets, (3, 2, 2, 2, 2, 2, 9, 2), strict=True))
+    assert len(set.union(*sets)) == sum(map(len, sets))
+    target = [json.loads(line) for line in speech.manifest("target").read_text().splitlines()]
+    assert len({line["speaker"] for line in target}) == 8
+    assert {line["label_source"] for line in target} == {"source"}
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("sets/**/*.flac")}
+    speech.make(Counts(1, 2, 2, 2, 2, 1, 9, 2))
+    again = {path: path.stat().st_mtime_ns for path in tmp_path.glob("sets/*/[!n]*/**/*.flac")}
+    assert all(made[path] == when for path, when in again.items())
+
+
+def test_a_story_has_its_stages_in_seconds_and_knows_its_end(store: Store) -> None:
+    told = [
+        (12, "alarm", "kitchen", "Slice kitchen: mean confidence fell"),
+        (13, "run", "r1", "queued"),
+        (90, "run", "r1", "done"),
+        (95, "rollout", "r1", "started: approved by nobody, as planned"),
+    ]
+    story = Story(begun=1000.0)
+    with store.begin() as db:
+        for at_s, kind, subject, text in told:
+            journal.note(db, kind, subject, text, now_ms=(1000 + at_s) * 1000)
+    assert len(story.follow(store)) == 4 and story.follow(store) == [] and not story.over
+    with store.begin() as db:
+        journal.note(db, "rollout", "r1", "completed: all devices", now_ms=1_120_000)
+    story.follow(store)
+    assert story.over == "completed"
+    assert list(story.stages().values()) == [12.0, 13.0, 90.0, 120.0]
+
+
+def test_a_run_that_the_gate_rejected_ends_the_story_with_the_reason(store: Store) -> None:
+    story = Story(begun=0.0)
+    with store.begin() as db:
+        journal.note(db, "run", "r1", "rejected: guard: known: 4 % worse", now_ms=5000)
+    story.follow(store)
+    assert story.over == "rejected: guard: known: 4 % worse"
+    assert story.stages()["fleet updated"] is None
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_view_has_lines_for_a_pipe_and_a_picture_for_a_terminal(
+    store: Store, terminal: bool
+) -> None:
+    story = Story(begun=0.0)
+    with store.begin() as db:
+        journal.note(db, "alarm", "kitchen", "confidence [fell]", now_ms=5000)
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, width=120, height=40)
+    with View("voice", console) as view:
+        view.show(story, story.follow(store), store)
+    assert "confidence [fell]" in out.getvalue()
+    assert ("kitchen-2" in out.getvalue()) == terminal
+
+
+def test_the_page_has_every_number_and_its_pictures(tmp_path: Path) -> None:
+    found = {
+        "scenario": "voice", "what": "a new voice", "over": "completed", "pace": {},
+        "stages_s": {"alarm": 66.2, "fleet updated": None},
+        "steps": {"label": {"seconds": 10.0, "cpu_seconds": 8.0}},
+        "alarms": ["confidence fell"], "segments": 7, "bytes_over_the_air": 1_580_000,
+        "updates": [{"device": "hall-1", "at_s": 800.0, "state": "committed", "version": "0.4.1",
+                     "error": ""}],
+        "confidence": [{"device": "hall-1", "at_s": 3.0, "model": "0.4.0", "utterances": 2,
+                        "confidence": 0.7}],
+        "data": {"gathered": 9, "gathered_minutes": 1.0, "train": 5, "dev": 1,
+                 "train_minutes": 0.5},
+        "gate": {"promote": False, "reasons": ["too slow"]},
+        "wer": {"held-out": {"before": 0.4, "after": 0.3}, "known": {"before": 0.2, "after": 0.2}},
+    }  # fmt: skip
+    page = report.write(tmp_path, found).read_text()
+    for words in ("| 40.0% | 30.0% | -25.0% |", "| alarm | 66 |", "did not happen", "too slow",
+                  "1.58 MB", "| hall-1 | committed 0.4.1"):  # fmt: skip
+        assert words in page
+    assert json.loads((tmp_path / "report.json").read_text()) == found
+    for picture in ("confidence.png", "errors.png"):
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
