@@ -1,13 +1,20 @@
 """What being an agent costs beside recognising: CPU time against plain `transcribe`.
 
-`transcribe` and `agent run` get the same files, several times over, as fast as they go; each run is
-a process, and its CPU time, start included, is that of all its threads and children.
+Both get the sample clips as one stream, a second of silence between them, as fast as it goes: once
+through, and as often as `--times` says. Each run is a process, and its CPU time, start included, is
+that of all its threads and children. An agent runs for days, so two numbers come of two lengths:
+
+* per second of sound: the difference between the two, by the sound that one has more;
+* start: what is left of the shorter run then. It is spent once, and given in seconds.
 
 * listening: no consent, so every utterance is decided about and none is kept;
-* keeping: with consent and the default policy, which on the sample clips keeps every second one:
-  compressing is most of it;
-* on a day: listening, and what the default budget of a day (200 segments) adds to 24 hours of
-  sound. Computed from the measured costs of a second heard and of a second kept.
+* keeping: with consent and the default policy, which keeps so much of the sample clips as the table
+  says, until the budget of the day is spent: compressing is most of it;
+* on a day: listening, one start, and what the default budget of a day (200 segments) adds to 24
+  hours of such sound. Computed from the measured costs of a second heard and of a second kept.
+
+With `--realtime` both also play that many times through the clips no faster than they were spoken,
+beside each other: what waking up for every block costs, and looking after the house every second.
 """
 
 from __future__ import annotations
@@ -18,96 +25,179 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import wave
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks import measure
 from benchmarks.measure import Table
 from edge_runtime.agent.config import RecordingSettings
 from edge_runtime.agent.decisions import explain
 from edge_runtime.agent.sampling import SamplingPolicy
-from edge_runtime.audio import open_audio
 
 DAY_S = 86_400
+PAUSE_S = 1.0
+SYSTEMS = ("transcribe", "listening", "keeping")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="runs (default: 5)")
+    parser.add_argument("--repeats", type=int, default=7, metavar="N", help="runs (default: 7)")
     parser.add_argument(
-        "--times", type=int, default=10, metavar="N", help="the clips so often (default: 10)"
+        "--times", type=int, default=20, metavar="N", help="the clips so often (default: 20)"
     )
+    parser.add_argument(
+        "--realtime", type=int, default=0, metavar="N",
+        help="also as often as they were spoken, which takes a minute each (default: 0)",
+    )  # fmt: skip
+
+
+@dataclass
+class Kept:
+    """What runs with a consent kept, by the length of their sound."""
+
+    seconds: dict[int, list[float]] = field(default_factory=dict)  # of every run
+    segments: list[float] = field(default_factory=list)  # s of each
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    clips = sorted((measure.ROOT / "samples").glob("*.flac"))
-    files = [str(path) for path in clips * args.times]
-    seconds = sum(_duration(path) for path in clips) * args.times
+    clips = [measure.load(path) for path in sorted((measure.ROOT / "samples").glob("*.flac"))]
     with tempfile.TemporaryDirectory() as folder:
-        kept_s: list[float] = []  # of every run
-        segment_s: list[float] = []  # of all kept
+        sounds, once_s = {}, 0.0
+        for times in {1, args.times, args.realtime} - {0}:
+            sounds[times] = Path(folder) / f"{times}.wav"
+            once_s = _write(sounds[times], clips, times) / times
+        kept = Kept()
 
-        def transcribe() -> float:
-            return _cpu("transcribe", "--quiet", "--bundle", str(args.bundle), *files)
+        def command(system: str, times: int, *, realtime: bool = False) -> tuple[list[str], Path]:
+            sound, state = str(sounds[times]), Path(tempfile.mkdtemp(dir=folder))
+            if system == "transcribe":
+                pace = ["--realtime"] if realtime else []
+                return ["transcribe", "--quiet", *pace, "--bundle", str(args.bundle), sound], state
+            config = _config(state, args.bundle, consent=system == "keeping")
+            speed = "1" if realtime else "0"
+            options = ["--config", str(config), "--speed", speed, "--show", "--files", sound]
+            return ["agent", "run", *options], state
 
-        def agent(*, consent: bool) -> float:
-            state = Path(tempfile.mkdtemp(dir=folder))
-            config = _config(state, args.bundle, consent=consent)
-            options = ("--config", str(config), "--speed", "0", "--show", "--files")
-            spent = _cpu("agent", "run", *options, *files)
-            if consent:
+        def spend(system: str, times: int) -> float:
+            words, state = command(system, times)
+            spent = _cpu(_start(words))
+            if system == "keeping":
                 margins = 2 * RecordingSettings().margin_s
-                kept = [
+                found = [
                     each.facts["speech_s"] + margins
                     for each in explain(state / "state", last=100_000)
                     if each.facts["outcome"]
                 ]
-                kept_s.append(sum(kept))
-                segment_s.extend(kept)
+                kept.seconds.setdefault(times, []).append(sum(found))
+                kept.segments.extend(found)
             return spent
 
-        systems = {
-            "transcribe": transcribe,
-            "listening": lambda: agent(consent=False),
-            "keeping": lambda: agent(consent=True),
+        spent = measure.alternate(
+            {
+                f"{system} {times}": lambda system=system, times=times: spend(system, times)
+                for times in (1, args.times)
+                for system in SYSTEMS
+            },
+            args.repeats,
+        )
+        found = _costs(spent, args.times, once_s, kept)
+        if args.realtime:
+            found["realtime"] = _beside(
+                {
+                    (system, times): command(system, times, realtime=True)[0]
+                    for system in ("transcribe", "listening")
+                    for times in (1, args.realtime)
+                }
+            )
+    return {"audio_s": once_s * args.times, **found}
+
+
+def _costs(spent: dict[str, list[float]], times: int, once_s: float, kept: Kept) -> dict[str, Any]:
+    heard_s = once_s * (times - 1)  # that the longer runs have more
+    more = {
+        system: [
+            long - short
+            for long, short in zip(spent[f"{system} {times}"], spent[f"{system} 1"], strict=True)
+        ]
+        for system in SYSTEMS
+    }
+    starts = {
+        system: statistics.median(
+            short - rest * once_s / heard_s
+            for short, rest in zip(spent[f"{system} 1"], more[system], strict=True)
+        )
+        for system in SYSTEMS
+    }
+    found: dict[str, Any] = {
+        "cpu_s": {name: [round(value, 3) for value in values] for name, values in spent.items()},
+        "cpu_s_per_heard_s": statistics.median(more["transcribe"]) / heard_s,
+        "start_cpu_s": starts,
+    }
+    for system in SYSTEMS[1:]:
+        found[system] = {
+            "per_audio_s": measure.median_ratio(more[system], more["transcribe"]),
+            "start_cpu_s": starts[system] - starts["transcribe"],
         }
-        spent = measure.alternate(systems, args.repeats)
-    listening = measure.median_ratio(spent["listening"], spent["transcribe"])
-    per_kept_s = statistics.median(
-        (a - b) / kept
-        for a, b, kept in zip(spent["keeping"], spent["listening"], kept_s, strict=True)
+    kept_s = [
+        long - short for long, short in zip(kept.seconds[times], kept.seconds[1], strict=True)
+    ]
+    found["kept_share"] = statistics.median(kept_s) / heard_s
+    found["cpu_s_per_kept_s"] = statistics.median(
+        (a - b) / seconds
+        for a, b, seconds in zip(more["keeping"], more["listening"], kept_s, strict=True)
     )
-    per_heard_s = statistics.median(spent["transcribe"]) / seconds
-    segments = SamplingPolicy().daily_segments
-    day_s = segments * statistics.mean(segment_s)
+    day = found["listening"]["start_cpu_s"] + found["cpu_s_per_kept_s"] * (
+        SamplingPolicy().daily_segments * statistics.mean(kept.segments)
+    )
+    found["day"] = found["listening"]["per_audio_s"] + day / (DAY_S * found["cpu_s_per_heard_s"])
+    return found
+
+
+def _beside(commands: dict[tuple[str, int], list[str]]) -> dict[str, Any]:
+    """All at once, as they mostly sleep; CPU seconds, and the ratio of what a second costs."""
+    started = {key: _start(words) for key, words in commands.items()}
+    spent = {key: _cpu(process) for key, process in started.items()}
+    once, often = sorted({times for _, times in commands})
+    more = {
+        system: spent[system, often] - spent[system, once] for system in ("transcribe", "listening")
+    }
     return {
-        "audio_s": seconds,
-        "cpu_s": {name: [round(value, 2) for value in values] for name, values in spent.items()},
-        "listening": listening,
-        "keeping": measure.median_ratio(spent["keeping"], spent["transcribe"]),
-        "kept_share": statistics.median(kept_s) / seconds,
-        "cpu_s_per_kept_s": per_kept_s,
-        "cpu_s_per_heard_s": per_heard_s,
-        "day": listening + day_s * per_kept_s / (DAY_S * per_heard_s),
+        "cpu_s": {f"{system} {times}": round(value, 3) for (system, times), value in spent.items()},
+        "per_audio_s": more["listening"] / more["transcribe"],
     }
 
 
-def _duration(path: Path) -> float:
-    with open_audio(path) as source:
-        return source.duration_s or 0.0
+def _write(path: Path, clips: Sequence[measure.Samples], times: int) -> float:
+    """The clips `times` over, with pauses, as one recording; -> its seconds."""
+    pause = np.zeros(round(PAUSE_S * measure.SAMPLE_RATE), np.float32)
+    once = np.concatenate([part for clip in clips for part in (clip, pause)])
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(measure.SAMPLE_RATE)
+        file.writeframes(np.tile(np.rint(once * 32767).astype("<i2"), times).tobytes())
+    return times * len(once) / measure.SAMPLE_RATE
 
 
-def _cpu(*command: str) -> float:
-    """Seconds of user and system time of a run of the command."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "edge_runtime", *command],
+def _start(words: Sequence[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "edge_runtime", *words],
         cwd=measure.ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+
+
+def _cpu(process: subprocess.Popen[bytes]) -> float:
+    """Seconds of user and system time of a process, when it is over."""
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(f"{command[0]} failed with {process.returncode}")
+        raise SystemExit(f"{process.args!r} failed with {process.returncode}")
     return usage.ru_utime + usage.ru_stime
 
 
@@ -123,19 +213,34 @@ def _config(folder: Path, bundle: Path, *, consent: bool) -> Path:
 
 
 def table(results: dict[str, Any]) -> Table:
-    rows = [
-        ("agent without consent", results["listening"]),
-        (f"agent that keeps {results['kept_share']:.0%} of the sound", results["keeping"]),
-        ("agent over a day with its budget of 200 segments", results["day"]),
-    ]
-    return [
-        ["CPU time", "against `transcribe`"],
-        *([name, f"{100 * (ratio - 1):+.1f} %"] for name, ratio in rows),
-    ]
+    kept = f"agent that keeps {results['kept_share']:.0%} of the sound"
+    rows = [["CPU time", "per second of sound", "start, CPU s"]]
+    rows.append(
+        [
+            "`transcribe`",
+            f"{1000 * results['cpu_s_per_heard_s']:.2f} ms",
+            f"{results['start_cpu_s']['transcribe']:.2f}",
+        ]
+    )
+    for name, system in (("agent without consent", "listening"), (kept, "keeping")):
+        more = results[system]
+        rows.append([name, _percent(more["per_audio_s"]), f"{results['start_cpu_s'][system]:.2f}"])
+    rows.append(
+        ["agent over a day with its budget of 200 segments", _percent(results["day"]), "in it"]
+    )
+    if "realtime" in results:
+        ratio = results["realtime"]["per_audio_s"]
+        rows.append(["agent without consent, no faster than spoken", _percent(ratio), ""])
+    return rows
+
+
+def _percent(ratio: float) -> str:
+    return f"{100 * (ratio - 1):+.1f} %"
 
 
 def headline(results: dict[str, Any]) -> str:
-    return f"agent overhead: {100 * (results['listening'] - 1):.1f} %"
+    more = results["listening"]["per_audio_s"]
+    return f"agent overhead: {100 * (more - 1):.1f} % per second of sound"
 
 
 if __name__ == "__main__":

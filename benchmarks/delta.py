@@ -10,9 +10,11 @@ what is fetched, as a share of the whole new file.
   does not: `pip install zstandard bsdiff4`; without them they are empty.
 
 A delta is applied before it is counted: it must give the new file, byte for byte. Pairs are folders
-of bundles; all files of their models that differ are compared.
+of bundles; all files of their models that differ are compared. The first pair is what the pipeline
+makes, and the one that the target is about: fine-tuned, interpolated, its update rounded to steps
+from the parent (`vitconformer export --parent-weights`).
 
-    python benchmarks/delta.py --pair "100 steps" bundles/en-demo data/fine-tuned-100
+    python benchmarks/delta.py --pair "as shipped" bundles/en-demo data/child
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ TARGET = 0.4
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--pair", nargs=3, action="append", default=[], metavar=("NAME", "BASE", "NEW"),
+        "--pair", nargs=3, action="append", required=True, metavar=("NAME", "BASE", "NEW"),
         help="a name and two folders; may be given again",
     )  # fmt: skip
 

@@ -21,7 +21,8 @@ from typing import Any
 from benchmarks.measure import RESULTS, ROOT, Table, markdown, say
 
 ORDER = ("parity", "sherpa", "gemm", "overhead", "batch", "memory", "accuracy", "robustness",
-         "latency", "confidence", "int8", "fleet_sim", "ota", "gate")  # fmt: skip
+         "latency", "confidence", "int8", "fleet_sim", "ota", "gate", "delta",
+         "agent")  # fmt: skip
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 SEEN, HELD_OUT, REAL = "seen-voices", "held-out-voices", "reader-5652"  # names of test sets
 
@@ -205,6 +206,18 @@ def _fleet(results: Results) -> Finding:
     )
 
 
+def _delta(results: Results) -> Finding:
+    first = [row for row in results["rows"] if row["pair"] == results["rows"][0]["pair"]]
+    shares = {row["file"]: row["ours"] / row["bytes"] for row in first}
+    text = ", ".join(f"{share:.1%} {name}" for name, share in sorted(shares.items()))
+    return text, max(shares.values()) <= results["target"]
+
+
+def _agent(results: Results) -> Finding:
+    more = results["listening"]["per_audio_s"] - 1
+    return f"{more:+.1%}; {results['listening']['start_cpu_s']:+.2f} s once", more <= 0.05
+
+
 TARGETS = (
     Target(
         what="chunked against offline: largest difference of a log-probability; equal tokens",
@@ -350,6 +363,18 @@ TARGETS = (
         aim="10,000 connected on 2 cores, 0 lost, 0 doubled",
         benchmark="fleet_sim",
         find=_fleet,
+    ),
+    Target(
+        what="delta of a fine-tuned model from its parent / the whole file",
+        aim="≤ 40 %",
+        benchmark="delta",
+        find=_delta,
+    ),
+    Target(
+        what="CPU time of an agent above that of `transcribe`, per second of sound; its start",
+        aim="≤ 5 %",
+        benchmark="agent",
+        find=_agent,
     ),
 )
 

@@ -20,6 +20,7 @@ from training import checkpoint
 from training.config import PATCH_FRAMES
 from training.export import contract_metadata, parity, streaming_onnx
 from training.model import Encoder
+from training.update import Parent, check_parent, round_update
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +129,7 @@ def export_bundle(
     lm: Path | None = None,
     card: Path | None = None,
     weights_out: Path | None = None,
+    parent: Parent | None = None,
 ) -> Bundle:
     """Average `checkpoints`, export, and write the bundle at `out`.
 
@@ -136,9 +138,11 @@ def export_bundle(
         tokens: `tokens.txt` of the tokenizer.
         lm: a word language model, as ARPA text.
         weights_out: where to write the very weights that were exported, for fine-tuning.
+        parent: weights are rounded to a few steps from its, which makes the delta small.
 
     Raises:
-        ConfigError: a checkpoint cannot be read or they differ in shape.
+        ConfigError: a checkpoint cannot be read or they differ in shape; the parent's weights are
+            not those of its bundle.
         BundleError: the graph is not equal to torch, or the bundle does not verify.
     """
     encoder, facts = (
@@ -146,7 +150,14 @@ def export_bundle(
         if len(checkpoints) > 1
         else checkpoint.load_encoder(checkpoints[0])
     )
-    if half:
+    if parent is not None:
+        before, _ = checkpoint.load_encoder(parent.weights)
+        if half:
+            round_to_half(before)
+        check_parent(before, parent.encoder, half=half)
+        ratio = round_update(encoder, before, parent.step, half=half)
+        log.info("update rounded to steps from the parent: %.1f dB of signal to noise", ratio)
+    elif half:
         round_to_half(encoder)
     window = release.default_chunk_ms // 10
     model = encoder_onnx(encoder, window=window, half=half)

@@ -63,6 +63,7 @@ class Knobs:
     threads: int = 2
     jobs: int = 2
     tolerance: float = 0.01
+    update_step: float = 0.25  # of `export`; 0: large deltas
     confidence_limit: int = 100
     targets: str = "dynamic"
     chunks: int = 1000

@@ -148,7 +148,8 @@ STEPS: tuple[Step, ...] = (
     Step(
         name="export",
         command="vitconformer export --checkpoint {interpolate}/model.safetensors "
-        "--tokenizer {tokenizer} --parent {champion} --out {out}/bundle",
+        "--tokenizer {tokenizer} --parent {champion} --parent-weights {checkpoint} "
+        "--update-step {update_step} --out {out}/bundle",
         makes=("bundle/manifest.json",),
     ),
     Step(
@@ -160,7 +161,8 @@ STEPS: tuple[Step, ...] = (
     Step(
         name="bundle",
         command="vitconformer export --checkpoint {interpolate}/model.safetensors "
-        "--tokenizer {tokenizer} --parent {champion} --confidence {confidence}/confidence.json "
+        "--tokenizer {tokenizer} --parent {champion} --parent-weights {checkpoint} "
+        "--update-step {update_step} --confidence {confidence}/confidence.json "
         "--data {select}/train.jsonl {replay} --checkpoint-out {out}/model.safetensors "
         "--out {out}/bundle",
         makes=("bundle/manifest.json", "model.safetensors"),

@@ -51,8 +51,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("edge_runtime.agent")
 
-TICK_S = 1.0
-OBSERVE_S = 5.0  # between two looks at health and consent
+FIRST_S = 1.0  # until the first look at everything, and until a broken ear listens again
+OBSERVE_S = 5.0  # between two looks at health and consent; no thread wakes more often for nothing
 TIDY_S = 60.0  # between two looks at outbox, disk and clock
 STUCK_S = 60.0  # without a block, after which the ear counts as stuck and the watchdog may bite
 
@@ -76,7 +76,7 @@ class Agent:
         self.settings = settings
         self.problems = Problems()
         self._stop = threading.Event()
-        self._heard_all = threading.Event()
+        self._over = threading.Event()  # stopped, or all files were heard
         state = settings.device.state
         self._begun_ms = now_ms()
         self._outbox: Outbox | None = None
@@ -220,6 +220,7 @@ class Agent:
     def stop(self) -> None:
         """Finish the utterance, say goodbye, end. From any thread or signal handler."""
         self._stop.set()
+        self._over.set()
 
     def _kept(self) -> None:
         if self._link is not None:
@@ -353,8 +354,8 @@ class Agent:
             except Exception as error:  # no mistake of ours may end the listening
                 log.debug("the ear failed", exc_info=True)
                 self.problems.report("ear", f"failed and was begun anew: {error!r}")
-                self._stop.wait(TICK_S)
-        self._heard_all.set()
+                self._stop.wait(FIRST_S)
+        self._over.set()
 
     # Housekeeping.
 
@@ -362,13 +363,12 @@ class Agent:
         now = time.monotonic()
         observed = tidied = now - TIDY_S
         reported = now
-        beat = watchdog_s()
-        while not self._stop.wait(min(TICK_S, beat or TICK_S)):
-            now = time.monotonic()
+        beat = watchdog_s() or OBSERVE_S
+        pause = FIRST_S
+        while not self._over.wait(min(pause, beat)):
+            now, pause = time.monotonic(), OBSERVE_S
             if now - self._ear_at < STUCK_S:
                 notify("WATCHDOG=1")
-            if self._heard_all.is_set():
-                return
             if now - observed >= OBSERVE_S:
                 observed = now
                 self._safely(self._observe)

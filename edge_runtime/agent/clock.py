@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import time
+from functools import cache
 from pathlib import Path
 
 _SYNCHRONISED = Path("/run/systemd/timesync/synchronized")
@@ -26,10 +27,16 @@ def clock_is_set() -> bool:
     if now_ms() < _EARLIEST_MS:
         return False
     try:
-        libc = ctypes.CDLL(None)
-        state = libc.adjtimex(ctypes.create_string_buffer(512))  # struct timex; modes = 0 only asks
+        state = _libc().adjtimex(
+            ctypes.create_string_buffer(512)
+        )  # struct timex; modes = 0 only asks
     except (OSError, AttributeError):
         return True
     if int(state) < 0:  # a sandbox does not let us ask
         return _SYNCHRONISED.exists()
     return int(state) != _TIME_ERROR
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)

@@ -103,7 +103,6 @@ class Ear:
     def _forget(self) -> None:
         """What one stream knows."""
         self._ring = AudioRing(RING_S, SAMPLE_RATE)
-        self._quietest: list[float] = []  # levels of the last moments
         self._open = False  # whether a word of the current utterance is known
         self._silent_s = 0.0  # when the last utterance ended
 
@@ -213,19 +212,17 @@ class Ear:
 
     def _change(self, seconds: float) -> None:
         """Puts another model in use if there is one and this is a moment for it."""
-        level = self._ring.level(TAIL_S)
-        self._quietest = [*self._quietest[-round(FLOOR_S / max(seconds, 0.01)) :], level]
         if self._next is None:
             self._next = self._models.changed()
             if self._next is None:
                 return
         self._waited_s += seconds
-        if self._between_words(level) or self._waited_s >= 2 * SWAP_S:
+        if self._between_words() or self._waited_s >= 2 * SWAP_S:
             following = self._next
             self._finish()
             self._use(following)
 
-    def _between_words(self, level: float) -> bool:
+    def _between_words(self) -> bool:
         if self._open:
             return False
         if self._waited_s >= SWAP_S:
@@ -234,7 +231,8 @@ class Ear:
         # pause that ended an utterance, or with a long time without words.
         if not self._silent_s and self._ring.end_s < EndpointConfig().silence_s:
             return False
-        return level <= max(SILENCE, QUIET * min(self._quietest))
+        levels = self._ring.levels(TAIL_S, FLOOR_S)
+        return levels[-1] <= max(SILENCE, QUIET * min(levels))
 
     # What was said.
 

@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Literal, cast
 
 import numpy as np
@@ -204,6 +203,8 @@ def find_redactor(name: str) -> Redactor | None:
         if colon:
             found = getattr(import_module(module), function)
         else:
+            from importlib.metadata import entry_points  # 30 ms that few agents need
+
             (point,) = entry_points(group=REDACTORS, name=name)
             found = point.load()
     except (ImportError, AttributeError, ValueError) as error:

@@ -39,17 +39,26 @@ class AudioRing:
         start = min(max(first, round(start_s * self._rate)), self._end)
         end = min(max(start, round(end_s * self._rate)), self._end)
         pieces = []
-        at = first
-        for block in self._blocks:
+        at = self._end
+        for block in reversed(self._blocks):  # what is asked for is mostly near the end
+            if at <= start:
+                break
+            at -= len(block)
             piece = block[max(0, start - at) : max(0, end - at)]
             if len(piece):
                 pieces.append(piece)
-            at += len(block)
-        return pieces, start / self._rate
+        return pieces[::-1], start / self._rate
 
-    def level(self, seconds: float) -> float:
-        """Root mean square of the last stretch of this length."""
-        pieces, _ = self.cut(self.end_s - seconds, self.end_s)
-        count = sum(len(piece) for piece in pieces)
-        power = sum(float(np.dot(piece, piece)) for piece in pieces)
-        return float(np.sqrt(power / count)) if count else 0.0
+    def levels(self, each_s: float, over_s: float) -> list[float]:
+        """Root mean square of every stretch of `each_s` in the last `over_s`, the newest last.
+
+        What is too short for a stretch counts only where there is nothing else; without any sound
+        there is one of 0.
+        """
+        pieces, _ = self.cut(self.end_s - over_s, self.end_s)
+        sound = np.concatenate([np.zeros(0, np.float32), *pieces])
+        size = min(round(each_s * self._rate), len(sound))
+        if not size:
+            return [0.0]
+        stretches = sound[len(sound) % size :].reshape(-1, size)
+        return [float(level) for level in np.sqrt(np.mean(np.square(stretches), axis=1))]

@@ -7,6 +7,9 @@ as integers in the order of their values: a small step is a small number whateve
     make(base, new)                    -> delta          at the publisher
     apply(base, delta, limit=size)     -> new            at the device
 
+Where every float of a tensor is a whole number of equal steps from its base, as `vitconformer
+export --update-step` makes them, those few steps are all that is sent.
+
 A delta is a line of JSON and compressed bytes::
 
     {"base": sha256, "new": sha256, "pieces": [[kind, length in new, offset in base], ...]}
@@ -19,6 +22,8 @@ u8 u16 u32 numbers of that width, less those of the base, folded (0 -1 1 -2 2 ..
            first all lowest bytes, then all second ones: the higher ones are nearly all zero.
            Floats come in the order of the base's exponents: the length of a step, counted in
            numbers that can be represented, goes with them, and the coder adapts as it goes
+s16 s32    floats of that width: how many steps of 2^n each is from the base's, folded likewise.
+           The piece ends with n; the sum is made in float64 and rounded to the float's width
 =========  ==================================================================================
 
 What a delta makes is not believed for that: its SHA-256 must be the one the delta names, and the
@@ -41,8 +46,12 @@ from edge_runtime.errors import BundleTampered
 
 NOTHING = hashlib.sha256(b"").hexdigest()  # a delta against it is the file itself, compressed
 _MAGIC = b"vitconformer-delta-1\n"
-_KINDS = ("literal", "u8", "u16", "u32")  # those with bytes of their own, in their order
-_WIDTH = {"u8": 1, "u16": 2, "u32": 4}
+_KINDS = ("literal", "u8", "u16", "u32", "s16", "s32")  # with bytes of their own, in their order
+_WIDTH = {"u8": 1, "u16": 2, "u32": 4, "s16": 2, "s32": 4}
+_STEPS = {"u16": "s16", "u32": "s32"}  # what floats of that width may be instead
+_EXPONENTS = range(0, -49, -1)  # of steps that are looked for, the longest first
+_SELDOM = 2000  # numbers, of which one may be no whole number of steps away
+_SOME = 64  # numbers
 _EXPONENT = {"u16": (10, 31), "u32": (23, 255)}  # shift and mask
 _MAX_PIECES = 100_000
 _MAX_HEADER = 8 << 20  # bytes
@@ -59,9 +68,23 @@ class Tensor:
     length: int  # bytes
 
 
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Of a new file: where it comes from."""
+
+    kind: str
+    length: int  # bytes
+    offset: int = 0  # in the base
+    exponent: int = 0  # of two: the length of a step
+
+    def to_json(self) -> list[Any]:
+        found = [self.kind, self.length, self.offset]
+        return [*found, self.exponent] if self.kind in _STEPS.values() else found
+
+
 def make(base: bytes, new: bytes) -> bytes:
     """The delta that turns `base` into `new`, both ONNX files (others are taken as one literal)."""
-    pieces: list[tuple[str, int, int]] = []
+    pieces: list[_Piece] = []
     bodies: dict[str, list[bytes]] = {kind: [] for kind in _KINDS}
     bases: dict[str, list[bytes]] = {kind: [] for kind in _KINDS}  # what those are less of
     old = {tensor.name: tensor for tensor in tensors(base)}
@@ -73,11 +96,11 @@ def make(base: bytes, new: bytes) -> bytes:
         if not data:
             return
         if base[before : before + len(data)] == data:
-            pieces.append(("copy", len(data), before))
+            pieces.append(_Piece("copy", len(data), before))
         elif (found := base.find(data)) >= 0 and len(data) >= 16:
-            pieces.append(("copy", len(data), found))
+            pieces.append(_Piece("copy", len(data), found))
         else:
-            pieces.append(("literal", len(data), 0))
+            pieces.append(_Piece("literal", len(data)))
             bodies["literal"].append(data)
 
     for tensor in tensors(new):
@@ -88,16 +111,17 @@ def make(base: bytes, new: bytes) -> bytes:
         at, before = tensor.offset + tensor.length, was.offset + was.length
         ours, theirs = new[tensor.offset : at], base[was.offset : before]
         if ours == theirs:
-            pieces.append(("copy", tensor.length, was.offset))
-        else:
-            pieces.append((tensor.kind, tensor.length, was.offset))
-            bodies[tensor.kind].append(_difference(ours, theirs, tensor.kind))
-            bases[tensor.kind].append(theirs)
+            pieces.append(_Piece("copy", tensor.length, was.offset))
+            continue
+        for piece, body in _numbers(ours, theirs, tensor.kind, was.offset):
+            pieces.append(piece)
+            bodies[piece.kind].append(body)
+            bases[piece.kind].append(_old(base, piece))
     between(len(new))
     header = {
         "base": hashlib.sha256(base).hexdigest(),
         "new": hashlib.sha256(new).hexdigest(),
-        "pieces": pieces,
+        "pieces": [piece.to_json() for piece in pieces],
     }
     body = b"".join(
         _planes(_sorted(b"".join(bodies[kind]), b"".join(bases[kind]), kind), _WIDTH.get(kind, 1))
@@ -133,10 +157,10 @@ def _apply(base: bytes, delta: bytes, limit: int) -> bytes:
     if hashlib.sha256(base).hexdigest() != header["base"]:
         raise ValueError("it is against another base than the one that is here")
     pieces = [_piece(piece, len(base)) for piece in header["pieces"][:_MAX_PIECES]]
-    total = sum(length for _, length, _ in pieces)
+    total = sum(piece.length for piece in pieces)
     if total > limit:
         raise ValueError(f"it makes {total} bytes, where {limit} were promised")
-    sizes = {kind: sum(n for k, n, _ in pieces if k == kind) for kind in _KINDS}
+    sizes = {kind: sum(each.length for each in pieces if each.kind == kind) for kind in _KINDS}
     wanted = sum(sizes.values())
     # Never more than that in memory, whatever the stream would unfold to.
     reader = lzma.LZMADecompressor(memlimit=256 << 20)
@@ -146,33 +170,45 @@ def _apply(base: bytes, delta: bytes, limit: int) -> bytes:
     streams, start = {}, 0
     for kind in _KINDS:
         part = body[start : start + sizes[kind]]
-        old = b"".join(base[at : at + n] for k, n, at in pieces if k == kind)
+        old = b"".join(_old(base, piece) for piece in pieces if piece.kind == kind)
         streams[kind] = _unsorted(_interleave(part, _WIDTH.get(kind, 1)), old, kind)
         start += sizes[kind]
     used = dict.fromkeys(_KINDS, 0)
     out = []
-    for kind, length, offset in pieces:
-        old = base[offset : offset + length]
+    for piece in pieces:
+        kind, old = piece.kind, _old(base, piece)
         if kind == "copy":
             out.append(old)
             continue
-        own = streams[kind][used[kind] : used[kind] + length]
-        used[kind] += length
-        out.append(own if kind == "literal" else _sum(own, old, kind))
+        own = streams[kind][used[kind] : used[kind] + piece.length]
+        used[kind] += piece.length
+        if kind == "literal":
+            out.append(own)
+        elif kind in _STEPS.values():
+            out.append(_stepped(_unfolded(own, kind), old, kind, piece.exponent))
+        else:
+            out.append(_sum(own, old, kind))
     new = b"".join(out)
     if hashlib.sha256(new).hexdigest() != header["new"]:
         raise ValueError("it makes another file than it says")
     return new
 
 
-def _piece(piece: Any, base_size: int) -> tuple[str, int, int]:
-    kind, length, offset = piece
-    if kind not in (*_KINDS, "copy") or not (isinstance(length, int) and isinstance(offset, int)):
+def _piece(piece: Any, base_size: int) -> _Piece:
+    kind, length, offset, *more = piece
+    if kind not in (*_KINDS, "copy") or not all(type(n) is int for n in (length, offset, *more)):
         raise ValueError(f"a piece is {piece!r}"[:100])
     inside = kind == "literal" or 0 <= offset <= base_size - length
     if length < 0 or not inside or length % _WIDTH.get(kind, 1):
         raise ValueError(f"a piece lies outside of the base: {piece!r}"[:100])
-    return kind, length, offset
+    found = _Piece(kind, length, offset, *more)
+    if len(found.to_json()) != len(piece) or found.exponent not in _EXPONENTS:
+        raise ValueError(f"a piece has other steps than its kind: {piece!r}"[:100])
+    return found
+
+
+def _old(base: bytes, piece: _Piece) -> bytes:
+    return base[piece.offset : piece.offset + piece.length]
 
 
 # -- numbers ---------------------------------------------------------------------------------------
@@ -180,18 +216,87 @@ def _piece(piece: Any, base_size: int) -> tuple[str, int, int]:
 
 def _difference(new: bytes, old: bytes, kind: str) -> bytes:
     """new - old, number by number, folded to unsigned."""
-    steps = _ordered(new, kind) - _ordered(old, kind)
-    signed = steps.view(steps.dtype.str.replace("u", "i"))
-    bits = 8 * steps.itemsize - 1
-    folded = (steps << 1) ^ (signed >> bits).view(steps.dtype)
-    return bytes(folded.tobytes())
+    return _folded(_ordered(new, kind) - _ordered(old, kind))
 
 
 def _sum(folded: bytes, old: bytes, kind: str) -> bytes:
+    return _unordered(_ordered(old, kind) + _unfolded(folded, kind), kind)
+
+
+def _folded(numbers: NDArray[Any]) -> bytes:
+    """Unsigned ones, the upper half of which stand for negative ones."""
+    signed = numbers.view(numbers.dtype.str.replace("u", "i"))
+    bits = 8 * numbers.itemsize - 1
+    return bytes(((numbers << 1) ^ (signed >> bits).view(numbers.dtype)).tobytes())
+
+
+def _unfolded(folded: bytes, kind: str) -> NDArray[Any]:
     numbers = np.frombuffer(folded, f"<u{_WIDTH[kind]}")
     one = numbers.dtype.type(1)
-    steps = (numbers >> one) ^ (~(numbers & one) + one)
-    return _unordered(_ordered(old, kind) + steps, kind)
+    steps: NDArray[Any] = (numbers >> one) ^ (~(numbers & one) + one)
+    return steps
+
+
+def _numbers(new: bytes, old: bytes, kind: str, offset: int) -> Iterator[tuple[_Piece, bytes]]:
+    """Pieces that lead from a tensor to its successor, and their bodies; `offset` is the old's."""
+    found = _steps(new, old, kind) if kind in _STEPS else None
+    difference = _difference(new, old, kind)
+    if found is None or _bits(_folded(found[1]), kind) >= _bits(difference, kind):
+        yield _Piece(kind, len(new), offset), difference
+        return
+    exponent, steps, wrong = found
+    width, at = _WIDTH[kind], 0
+    for index in [*wrong, len(steps)]:
+        if index > at:
+            piece = _Piece(_STEPS[kind], width * (index - at), offset + width * at, exponent)
+            yield piece, _folded(steps[at:index])
+        if index < len(steps):
+            yield _Piece("literal", width), new[width * index : width * (index + 1)]
+        at = index + 1
+
+
+def _steps(new: bytes, old: bytes, kind: str) -> tuple[int, NDArray[Any], list[int]] | None:
+    """Exponent of the longest step that leads from old floats to new ones, how many of them, and
+    where they do not lead, which is seldom: where the exporter rounded once more.
+
+    None where there is no such step.
+    """
+    width = _WIDTH[kind]
+    with np.errstate(invalid="ignore", over="ignore"):
+        moved = _floats(new, width) - _floats(old, width)
+        largest = float(np.abs(moved).max(initial=0.0))
+    for exponent in _EXPONENTS:
+        if not largest < 2.0 ** (exponent + 8 * width - 1):  # or infinite, or not a number
+            return None
+        steps = np.rint(np.ldexp(moved, -exponent)).astype(f"<i{width}").view(f"<u{width}")
+        for part in (steps[:_SOME], steps):  # a few show that most exponents are not it
+            made = _stepped(part, old[: part.nbytes], _STEPS[kind], exponent)
+            words = (np.frombuffer(data, f"<u{width}") for data in (made, new[: part.nbytes]))
+            wrong = np.flatnonzero(np.not_equal(*words))
+            if len(wrong) > max(1, len(part) // _SELDOM):
+                break
+        else:
+            return exponent, steps, wrong.tolist()
+    return None
+
+
+def _bits(folded: bytes, kind: str) -> float:
+    """About as many as each number needs."""
+    numbers = np.frombuffer(folded, f"<u{_WIDTH[kind]}")
+    return float(np.log2(1.0 + numbers).mean())
+
+
+def _stepped(numbers: NDArray[Any], old: bytes, kind: str, exponent: int) -> bytes:
+    width = _WIDTH[kind]
+    with np.errstate(invalid="ignore", over="ignore"):  # nonsense is found out by its digest
+        new = _floats(old, width) + np.ldexp(
+            numbers.view(f"<i{width}").astype(np.float64), exponent
+        )
+        return bytes(new.astype(f"<f{width}").tobytes())
+
+
+def _floats(data: bytes, width: int) -> NDArray[np.float64]:
+    return np.frombuffer(data, f"<f{width}").astype(np.float64)
 
 
 def _ordered(data: bytes, kind: str) -> NDArray[Any]:

@@ -16,6 +16,7 @@ from autotrain_cloud.pipeline.controller import Controller
 from autotrain_cloud.release import KeyRing, Repository
 from edge_runtime.bundle import Bundle
 from edge_runtime.manifest import read_manifest
+from edge_runtime.ota import delta
 
 ROOT = Path(__file__).parents[3]
 CHAMPION = ROOT / "bundles" / "en-demo"
@@ -93,6 +94,9 @@ def test_a_killed_trainer_and_controller_later_a_better_bundle_is_published(tmp_
         hashlib.sha256((tmp_path / "speech.jsonl").read_bytes()).hexdigest()
     }
     assert "int8-dynamic" in manifest.precisions and manifest.confidence and manifest.lm
+    for name in manifest.precisions.values():  # what devices of the champion fetch
+        old, new = before.file(name).read_bytes(), bundle.file(name).read_bytes()
+        assert old != new and len(delta.make(old, new)) <= 0.4 * len(new)
     chosen = json.loads((made["interpolate"] / "stdout").read_text())
     best = next(point for point in chosen["points"] if point["alpha"] == chosen["alpha"])
     assert best["gain"] > 0.1

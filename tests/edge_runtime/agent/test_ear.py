@@ -183,7 +183,7 @@ def test_speech_without_a_pause_does_not_keep_a_model_from_changing(
     monkeypatch.setattr(ears, "SWAP_S", 2.0)
     noise = np.random.default_rng(1).normal(0, 0.01, len(speech)).astype(np.float32)
     loud = np.where(np.arange(len(speech)) % 3, speech, speech + noise)[: 10 * SAMPLE_RATE]
-    monkeypatch.setattr(Ear, "_between_words", lambda self, level: False)  # nobody ever pauses
+    monkeypatch.setattr(Ear, "_between_words", lambda self: False)  # nobody ever pauses
     old, new = Taped(model), Taped(model)
     script = Script(old, new)
     ear, notes = listening(script)

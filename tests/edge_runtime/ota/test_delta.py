@@ -88,6 +88,68 @@ def test_every_number_minus_every_other_and_back(kind: str) -> None:
     assert delta._sum(delta._difference(new, old, kind), old, kind) == new
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_floats_that_moved_by_whole_steps_cost_the_steps_and_not_their_low_bits(dtype: Any) -> None:
+    rng = np.random.default_rng(5)
+    old = rng.normal(0, 0.1, 20_000).astype(dtype)
+    steps = rng.integers(-2, 3, old.shape)  # 2.3 bits each
+    new = (old.astype(np.float64) + np.ldexp(steps.astype(np.float64), -11)).astype(dtype)
+    anywhere = (old.astype(np.float64) + rng.normal(0, 2**-11, old.shape)).astype(dtype)
+    base, wanted, other = (constant(values) for values in (old, new, anywhere))
+    made = delta.make(base, wanted)
+    assert delta.apply(base, made, limit=len(wanted)) == wanted
+    assert len(made) < 1.25 * len(old) * np.log2(5) / 8
+    assert len(made) < 0.5 * len(delta.make(base, other))
+
+
+def test_numbers_that_no_step_leads_to_are_sent_as_they_are() -> None:
+    rng = np.random.default_rng(6)
+    old = rng.normal(0, 0.1, 20_000).astype(np.float16)
+    new = (old + np.ldexp(rng.integers(-2, 3, old.shape), -11)).astype(np.float16)
+    new[[0, 77, 78, -1]] = [np.inf, np.nan, -0.0, 1.0009]
+    plain = delta.make(constant(old), constant(np.delete(new, [0, 77, 78, -1])))
+    made = delta.make(constant(old), constant(new))
+    assert delta.apply(constant(old), made, limit=10**6) == constant(new)
+    assert len(made) < len(plain)
+    new[77] = 0.1
+    new[0] = old[0]
+    made = delta.make(constant(old), constant(new))
+    assert delta.apply(constant(old), made, limit=10**6) == constant(new)
+    assert b'["literal",2,0]' in made and b'"s16"' in made
+    assert len(made) < 1.25 * len(old) * np.log2(5) / 8
+
+
+@given(st.data())
+def test_any_floats_can_be_made_from_any_others(data: st.DataObject) -> None:
+    dtype = data.draw(st.sampled_from([np.dtype("<f2"), np.dtype("<f4")]))
+    size = data.draw(st.integers(1, 40))
+    old, new = (
+        np.frombuffer(
+            data.draw(st.binary(min_size=dtype.itemsize * size, max_size=dtype.itemsize * size)),
+            dtype,
+        )
+        for _ in range(2)
+    )
+    if data.draw(st.booleans()):  # mostly whole steps from the old ones
+        steps = np.array(data.draw(st.lists(st.integers(-9, 9), min_size=size, max_size=size)))
+        with np.errstate(over="ignore", invalid="ignore"):
+            moved = old.astype(np.float64) + np.ldexp(
+                steps.astype(np.float64), data.draw(st.integers(-24, 3))
+            )
+            new = np.where(data.draw(st.integers(0, size)) > np.arange(size), new, moved)
+            new = new.astype(dtype)
+    base, wanted = constant(old), constant(new)
+    assert delta.apply(base, delta.make(base, wanted), limit=len(wanted)) == wanted
+
+
+def constant(values: np.ndarray[Any, Any]) -> bytes:
+    """A model that holds nothing else."""
+    tensor = numpy_helper.from_array(values, "w")
+    return bytes(
+        helper.make_model(helper.make_graph([], "g", [], [], [tensor])).SerializeToString()
+    )
+
+
 def test_small_steps_of_floats_are_small_numbers_across_zero_too() -> None:
     old = np.array([1.0, -1.0, 1e-7, -1e-7, 0.0], np.float16)
     new = np.nextafter(old, np.array([2, -2, -1, 1, -1], np.float16))
@@ -156,6 +218,12 @@ def forged(**changes: Any) -> bytes:
         ({"pieces": [["literal"]]}, "unpack"),
         ({"pieces": 7}, "not subscriptable"),
         ({"pieces": [["teleport", 1, 0]]}, "a piece is"),
+        ({"pieces": [["s16", 2, 0]]}, "other steps"),
+        ({"pieces": [["s16", 2, 0, 5000]]}, "other steps"),
+        ({"pieces": [["s16", 2, 0, -9, 1]]}, "positional"),
+        ({"pieces": [["s16", 2, 0, True]]}, "a piece is"),
+        ({"pieces": [["u16", 2, 0, -9]]}, "other steps"),
+        ({"pieces": [["s32", 4, 0, -9]], "body": b"1234"}, "another file"),
     ],
 )
 def test_a_forged_delta_is_refused(changes: dict[str, Any], complaint: str) -> None:

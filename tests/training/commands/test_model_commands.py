@@ -7,11 +7,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from edge_runtime.bundle import Bundle
 from edge_runtime.confidence import ConfidenceMap
 from edge_runtime.errors import ConfigError
 from edge_runtime.manifest import read_manifest
+from edge_runtime.ota import delta
 from tests.training.commands.test_data_commands import run
 from tests.training.corpus import make_corpus, sentence
 from tests.training.encoders import small
@@ -85,6 +87,42 @@ def test_a_successor_keeps_what_is_not_learnt_and_knows_where_it_comes_from(
     assert third.training_data == {"hours": 0, "datasets": [new, new]}
     with pytest.raises(ConfigError, match=r"gone\.jsonl: cannot be read"):
         run(export, *usual, "--out", tmp_path / "x", "--data", tmp_path / "gone.jsonl")
+
+
+def test_a_successor_is_a_few_steps_from_its_parent_if_it_is_told_where_that_came_from(
+    work: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    tensors, facts = checkpoint.load(work / "model.safetensors")
+    moved = {
+        name: tensor + 0.02 * tensor.std(correction=0) * torch.randn_like(tensor)
+        for name, tensor in tensors.items()
+    }
+    checkpoint.save(tmp_path / "tuned.safetensors", moved, facts)
+    usual = [
+        "--checkpoint", tmp_path / "tuned.safetensors", "--tokenizer", work / "tokenizer",
+        "--parent", work / "bundle",
+    ]  # fmt: skip
+    base, size = (work / "bundle" / "encoder.onnx").read_bytes(), {}
+    for weights in ("shipped", "model"):  # exported, or as they were before that: the same
+        for step in (0, 0.25, 1):
+            out = tmp_path / f"{weights}-{step}"
+            run(
+                export, *usual, "--parent-weights", work / f"{weights}.safetensors",
+                "--update-step", step, "--out", out,
+            )  # fmt: skip
+            new = (out / "encoder.onnx").read_bytes()
+            size[weights, step] = len(delta.make(base, new)) / len(new)
+    assert size["shipped", 1] < size["shipped", 0.25] < 0.4 < size["shipped", 0]
+    assert size["model", 0.25] == size["shipped", 0.25]
+    for options, complaint in (
+        (["--update-step", 0.5], "give --parent and --parent-weights"),
+        (["--update-step", -1, "--parent-weights", work / "model.safetensors"], "expected 0 to 4"),
+        (["--parent-weights", tmp_path / "tuned.safetensors"], "was not made from them"),
+    ):
+        with pytest.raises(ConfigError, match=complaint):
+            run(export, *usual, *options, "--out", tmp_path / "x")
+    assert not (tmp_path / "x").exists()
 
 
 def test_the_shipped_checkpoint_holds_the_exported_weights(work: Path) -> None:
