@@ -22,6 +22,7 @@ from typing import Any
 
 import soundfile
 
+from autotrain_cloud.pipeline.controller import Controller
 from autotrain_cloud.service import watch
 from autotrain_cloud.settings import CloudSettings, read_cloud_settings
 from autotrain_cloud.store import Store, consents
@@ -34,6 +35,7 @@ BUNDLE = ROOT / "bundles" / "en-demo"
 DEVICES = {"kitchen-1": "kitchen", "kitchen-2": "kitchen", "hall-1": "hall"}
 DRIFTING = tuple(name for name, slice in DEVICES.items() if slice == "kitchen")
 CONSENT = "loop-2026"
+CANCEL_S = 60
 # Threads of a step would wait for each other, spinning, while devices have the other core.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 _OF_A_RUN = ("store.db", "pipeline", "repository", "keys", "blobs", "broker", "logs", "devices",
@@ -250,6 +252,8 @@ most_real_time_factor = 5.0
             )
 
     def stop(self) -> None:
+        """Ends every process: those of a step that goes on would outlive all others."""
+        self._cancel_runs()
         for process in self.processes[::-1]:
             process.terminate()
         for process in self.processes:
@@ -257,6 +261,19 @@ most_real_time_factor = 5.0
                 process.wait(30)
             process.kill()
         self.processes.clear()
+
+    def _cancel_runs(self) -> None:
+        if not (self.out / "pipeline" / "runs").is_dir():
+            return
+        controller = Controller.open(self.out / "pipeline.toml")
+        try:
+            for run in controller.runs.open():
+                controller.cancel(run.id, by="the end of the loop")
+            until = time.monotonic() + CANCEL_S
+            while controller.runs.open() and time.monotonic() < until:  # `cloud learn` does it
+                time.sleep(0.5)
+        finally:
+            controller.close()
 
 
 def vitconformer(*words: object) -> list[str]:
