@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from edge_runtime.manifest import read_manifest
 
 REPORTED = ("held-out", "known")  # sets that nobody trains on and no gate hears
 _COLOURS = {"kitchen-1": "tab:red", "kitchen-2": "tab:orange", "hall-1": "tab:blue"}
+_SMOOTH = 10  # reports before, that the thick curves are a mean of
 
 
 def make(world: World, store: Store, story: Story, sent: int) -> dict[str, Any]:
@@ -178,8 +180,13 @@ def _confidence(path: Path, found: dict[str, Any]) -> None:
     figure, axes = pyplot.subplots(figsize=(9, 3.5), layout="constrained")
     for device, colour in _COLOURS.items():
         mine = [one for one in found["confidence"] if one["device"] == device]
-        axes.plot([one["at_s"] for one in mine], [one["confidence"] for one in mine],
-                  color=colour, label=device, linewidth=1)  # fmt: skip
+        at_s, values = [one["at_s"] for one in mine], [one["confidence"] for one in mine]
+        axes.plot(at_s, values, color=colour, linewidth=0.5, alpha=0.4)
+        smooth = [
+            statistics.fmean(values[max(place - _SMOOTH, 0) : place + 1])
+            for place in range(len(values))
+        ]
+        axes.plot(at_s, smooth, color=colour, label=device, linewidth=1.8)
     axes.axvline(0, color="black", linewidth=1)
     axes.text(0, 1.01, "drift", ha="center", transform=axes.get_xaxis_transform())
     for name, at_s in found["stages_s"].items():
@@ -187,7 +194,7 @@ def _confidence(path: Path, found: dict[str, Any]) -> None:
             axes.axvline(at_s, color="grey", linestyle=":", linewidth=1)
             axes.text(at_s, 1.01, name, rotation=20, transform=axes.get_xaxis_transform())
     axes.set(xlabel="seconds after the first drifted utterance", ylabel="mean confidence")
-    axes.legend(loc="lower right")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
