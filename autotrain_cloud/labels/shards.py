@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -68,13 +69,15 @@ def _by_ray(
         raise ConfigError(
             "shards on a Ray cluster: ray is not installed here: pip install 'vitconformer[ray]'"
         ) from error
+    address = os.environ.get("RAY_ADDRESS") or "auto"
     try:
+        _knock(address)
         ray.init(
-            address=os.environ.get("RAY_ADDRESS") or "auto",
+            address=address,
             logging_level=logging.WARNING,
             log_to_driver=False,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"shards on a Ray cluster: this machine is in none ({str(error).splitlines()[0]}); run "
             "this as a Ray job or on a node, with the cluster's token in RAY_AUTH_TOKEN"
@@ -110,6 +113,13 @@ def _by_ray(
                 yield out / found.name
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nobody listens: ray itself would try for many minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 _opened: tuple[LabelSettings, Labeler] | None = None
