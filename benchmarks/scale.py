@@ -115,11 +115,12 @@ def training(work: Work, bundle: Path, repeats: int) -> dict[str, Any]:
     manifest.write_text("".join(json.dumps(line) + "\n" for line in _lines()), "utf-8")
     made = work.do("local", "vitconformer", "features", "--manifest", str(manifest),
                    "--out", "{out}/store")  # fmt: skip
+    store = str(made["out"] / "store")
     arguments = [
         "train", "--recipe", "finetune", "--init", f"{bundle}.safetensors",
-        "--tokenizer", f"{bundle}.tokenizer", "--train", str(made["out"] / "store"),
+        "--tokenizer", f"{bundle}.tokenizer", "--train", store, "--replay", store,
         "--threads", "1", "--no-curves", "--out", "{out}/run", "--set", f"optim.steps={STEPS}",
-        "optim.warmup_steps=2", "data.max_seconds=20.0", "data.workers=0", "data.replay_share=0.0",
+        "optim.warmup_steps=2", "data.max_seconds=20.0", "data.workers=0",
         "run.log_steps=1",
     ]  # fmt: skip
     alone = ["vitconformer", *arguments]
@@ -236,7 +237,7 @@ def _digest(files: list[Path]) -> list[tuple[str, str]]:
 
 
 def _losses(log: Path) -> list[str]:
-    return re.findall(r"loss \S+", log.read_text("utf-8"))
+    return re.findall(r" (step \d+ .*), \d+x real time", log.read_text("utf-8"))
 
 
 if __name__ == "__main__":
