@@ -166,7 +166,7 @@ $(STAMPS)/mic: $(STAMPS)/edge
 
 $(STAMPS)/dev: pyproject.toml $(DEV_LOCK) constraints/pins.in Makefile | $(BIN)/python
 	$(call debian,$(DEBIAN_DEV) $(if $(DEBIAN_PYTHON),python3-dev))
-	@echo "Installing everything into $(VENV) (about 2.2 GB) ..."
+	@echo "Installing everything into $(VENV) (about 2.5 GB) ..."
 ifneq ($(DEV_LOCK),)
 	@$(PIP) install --no-deps --require-hashes -r $(DEV_LOCK)
 endif
@@ -174,7 +174,7 @@ endif
 ifneq ($(DEV_LOCK),)
 	@$(PIP) install --no-deps -e .
 else
-	@$(PIP) install -c constraints/pins.in -e '.[edge,agent,mic,lm,calibrate,cloud,whisper,train,dev]'
+	@$(PIP) install -c constraints/pins.in -e '.[edge,agent,mic,lm,calibrate,cloud,ray,whisper,train,dev]'
 endif
 	@$(MAKE) -s voices || echo "Going on without: the tests of these voices will be skipped"
 	@touch $(STAMPS)/edge $(STAMPS)/mic $@

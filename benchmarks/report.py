@@ -22,7 +22,7 @@ from benchmarks.measure import RESULTS, ROOT, Table, markdown, say
 
 ORDER = ("parity", "sherpa", "gemm", "overhead", "batch", "memory", "accuracy", "robustness",
          "latency", "confidence", "int8", "fleet_sim", "ota", "gate", "delta",
-         "agent")  # fmt: skip
+         "agent", "scale")  # fmt: skip
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 SEEN, HELD_OUT, REAL = "seen-voices", "held-out-voices", "reader-5652"  # names of test sets
 
@@ -218,6 +218,27 @@ def _agent(results: Results) -> Finding:
     return f"{more:+.1%}; {results['listening']['start_cpu_s']:+.2f} s once", more <= 0.05
 
 
+def _shards(results: Results) -> Finding:
+    found = results["transcription"]
+    return f"{found['two_to_one']:.2f} / {found['ray_to_local']:.2f}", None
+
+
+def _trained(results: Results) -> Finding:
+    found = results["training"]
+    cells = [f"{found[name]['ray_to_local']:.2f}" for name in ("one_process", "two_processes")]
+    return " / ".join(cells), None
+
+
+def _same_results(results: Results) -> Finding:
+    trained = [results["training"][name] for name in ("one_process", "two_processes")]
+    labels = results["transcription"]["files_equal"]
+    losses = all(found["losses_equal"] for found in trained)
+    weights = all(found["weights_equal"] for found in trained)
+    cells = {"labels": labels, "losses": losses, "weights": weights}
+    text = ", ".join(f"{name} {'equal' if same else 'differ'}" for name, same in cells.items())
+    return text, labels and losses and weights
+
+
 TARGETS = (
     Target(
         what="chunked against offline: largest difference of a log-probability; equal tokens",
@@ -375,6 +396,24 @@ TARGETS = (
         aim="≤ 5 %",
         benchmark="agent",
         find=_agent,
+    ),
+    Target(
+        what="transcription, utterances a second: 2 workers / 1; Ray on this machine / 2 workers",
+        aim="",
+        benchmark="scale",
+        find=_shards,
+    ),
+    Target(
+        what="training as a Ray Job / here, wall time with the asking: 1 process / torchrun with 2",
+        aim="",
+        benchmark="scale",
+        find=_trained,
+    ),
+    Target(
+        what="labels by 1 worker, 2 and Ray; losses and weights here and under Ray",
+        aim="bit for bit",
+        benchmark="scale",
+        find=_same_results,
     ),
 )
 

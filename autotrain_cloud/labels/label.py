@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import multiprocessing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -244,39 +243,6 @@ def label_shard(shard: Path, out: Path, labeler: Labeler) -> Path:
     return path
 
 
-def label_shards(
-    shards: Sequence[Path], out: Path, settings: LabelSettings, *, jobs: int = 1
-) -> Iterator[Path]:
-    """All shards, by `jobs` processes with teachers of their own; paths as they get done."""
-    if jobs <= 1 or len(shards) <= 1:
-        labeler = Labeler.open(settings)
-        for shard in shards:
-            yield label_shard(shard, out, labeler)
-        return
-    # "spawn": torch and the engines have threads, which do not survive a fork.
-    with multiprocessing.get_context("spawn").Pool(
-        min(jobs, len(shards)), _start_worker, (settings,)
-    ) as pool:
-        yield from pool.imap_unordered(_in_worker, [(shard, out) for shard in shards])
-
-
 def read_labels(path: Path) -> Iterator[Label]:
     """The labels of a shard.  Raises ConfigError."""
     return read_rows(path, Label)
-
-
-_settings: LabelSettings | None = None
-_labeler: Labeler | None = None
-
-
-def _start_worker(settings: LabelSettings) -> None:
-    global _settings
-    _settings = settings  # opened with the first shard: an error here would be tried for ever
-
-
-def _in_worker(work: tuple[Path, Path]) -> Path:
-    global _labeler
-    if _labeler is None:
-        assert _settings is not None
-        _labeler = Labeler.open(_settings)
-    return label_shard(*work, _labeler)

@@ -14,13 +14,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from autotrain_cloud.pipeline import supervise
-from edge_runtime.errors import ConfigError, StorageError
+from edge_runtime.errors import StorageError
 from edge_runtime.files import write_atomically
 
 Ended = Literal["done", "failed", "killed", "timeout", "cancelled"]
@@ -72,10 +72,12 @@ class Executor(Protocol):
 
 
 def open_executor(url: str) -> Executor:
-    """`local`. Raises ConfigError for anything else."""
+    """`local`, or a Ray job server: `ray://HOST[:PORT]`. Raises ConfigError for anything else."""
     if url == "local":
         return LocalExecutor()
-    raise ConfigError(f"executor {url!r}: this version runs steps on this machine only: 'local'")
+    from autotrain_cloud.pipeline.ray_executor import RayExecutor
+
+    return RayExecutor.open(url)
 
 
 class LocalExecutor:
@@ -108,30 +110,13 @@ class LocalExecutor:
                     supervise.end_all(job.id)
                 time.sleep(self._poll_s)
             over = True
-            return self._read(job, end)
+            return read_outcome(job, end)
         finally:
             if started is not None and over:
                 started.wait()  # its last moments, so that no zombie is left
 
     def _start(self, job: Job) -> subprocess.Popen[bytes]:
-        try:
-            job.folder.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(job.folder).free
-            if free < self._min_free:
-                raise StorageError(
-                    f"{job.folder}: {free >> 20} MB are free, {self._min_free >> 20} MB are needed "
-                    "to begin; make room, then resume"
-                )
-            argv = job.argv
-            if argv[0] == "vitconformer":  # of this very installation, whatever PATH says
-                argv = (sys.executable, "-m", "edge_runtime", *argv[1:])
-            about = {
-                "id": job.id, "attempt": job.attempt, "argv": argv, "cwd": str(job.cwd),
-                "env": job.env, "timeout_s": job.timeout_s,
-            }  # fmt: skip
-            write_atomically(job.folder / "job.json", json.dumps(about).encode())
-        except OSError as error:
-            raise StorageError(f"{job.folder}: cannot be written: {error.strerror}") from error
+        write_down(job, min_free=self._min_free)
         return subprocess.Popen(
             [sys.executable, "-m", supervise.__name__, str(job.folder.absolute())],
             stdin=subprocess.DEVNULL,
@@ -158,25 +143,54 @@ class LocalExecutor:
             return f"killed by signal {-supervisor.returncode}"
         return f"its supervisor ended with code {supervisor.returncode}; is the disk full?"
 
-    def _read(self, job: Job, end: Path) -> Outcome:
-        fields: dict[str, Any] = json.loads(end.read_text("utf-8"))
-        code = fields["code"]
-        ended: Ended = "done" if code == 0 else "killed" if code < 0 else "failed"
-        reason = ""
-        if code == supervise.TIMED_OUT:
-            ended, reason = "timeout", f"not done after {fields['seconds']:.0f} s"
-        elif code < 0:
-            reason = f"killed by signal {-code}"
-        elif code:
-            reason = last_words(job.log) or f"exit code {code}, and not a word"
-        return Outcome(
-            ended=ended,
-            code=code,
-            seconds=fields["seconds"],
-            cpu_seconds=fields["cpu_seconds"],
-            peak_mb=fields["peak_mb"],
-            reason=reason,
-        )
+
+def write_down(
+    job: Job, *, min_free: int = MIN_FREE_BYTES, env: Mapping[str, str] | None = None
+) -> None:
+    """Leaves in the job's folder what its supervisor reads; `env` is added to the job's own.
+
+    Raises StorageError when there is no room to begin.
+    """
+    try:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(job.folder).free
+        if free < min_free:
+            raise StorageError(
+                f"{job.folder}: {free >> 20} MB are free, {min_free >> 20} MB are needed "
+                "to begin; make room, then resume"
+            )
+        argv = job.argv
+        if argv[0] == "vitconformer":  # of this very installation, whatever PATH says
+            argv = (sys.executable, "-m", "edge_runtime", *argv[1:])
+        about = {
+            "id": job.id, "attempt": job.attempt, "argv": argv, "cwd": str(job.cwd),
+            "env": {**(env or {}), **job.env}, "timeout_s": job.timeout_s,
+        }  # fmt: skip
+        write_atomically(job.folder / "job.json", json.dumps(about).encode())
+    except OSError as error:
+        raise StorageError(f"{job.folder}: cannot be written: {error.strerror}") from error
+
+
+def read_outcome(job: Job, end: Path) -> Outcome:
+    """What the supervisor wrote down in `exit-ATTEMPT.json`."""
+    fields: dict[str, Any] = json.loads(end.read_text("utf-8"))
+    code = fields["code"]
+    ended: Ended = "done" if code == 0 else "killed" if code < 0 else "failed"
+    reason = ""
+    if code == supervise.TIMED_OUT:
+        ended, reason = "timeout", f"not done after {fields['seconds']:.0f} s"
+    elif code < 0:
+        reason = f"killed by signal {-code}"
+    elif code:
+        reason = last_words(job.log) or f"exit code {code}, and not a word"
+    return Outcome(
+        ended=ended,
+        code=code,
+        seconds=fields["seconds"],
+        cpu_seconds=fields["cpu_seconds"],
+        peak_mb=fields["peak_mb"],
+        reason=reason,
+    )
 
 
 def spent(job: Job) -> float:

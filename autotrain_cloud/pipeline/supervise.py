@@ -32,12 +32,15 @@ from typing import Any
 
 MARK = "VITCONFORMER_JOB"  # in the environment of every process of a job
 BUSY = 75  # exit code: another process has this job (EX_TEMPFAIL)
+NO_FOLDER = 66  # exit code: the job's folder is not on this machine (EX_NOINPUT)
 TIMED_OUT = 124  # exit code in exit.json, as timeout(1) has it
 BEAT_S = 1.0
 _PR_SET_PDEATHSIG = 1
 
 
 def main(folder: Path) -> int:
+    if not folder.is_dir():  # of another machine, and not shared with this one
+        return NO_FOLDER
     with lock(folder) as mine:
         if not mine:
             return BUSY

@@ -114,8 +114,7 @@ def open_teacher(settings: TeacherSettings) -> Teacher:
 
     Raises ConfigError: an unknown name, or what it needs is not there (which package or file).
     """
-    if settings.name == "auto":
-        return _open_auto(settings)
+    settings = chosen(settings)
     if settings.name == "openai-whisper":
         from autotrain_cloud.teacher.openai_whisper import OpenAIWhisper
 
@@ -138,17 +137,20 @@ def open_teacher(settings: TeacherSettings) -> Teacher:
     )
 
 
-def _open_auto(settings: TeacherSettings) -> Teacher:
+def chosen(settings: TeacherSettings) -> TeacherSettings:
+    """The same, with the name of the teacher that `auto` is on this machine. Raises ConfigError."""
     from autotrain_cloud.teacher.checkpoint import find_weights
 
+    if settings.name != "auto":
+        return settings
     try:
         find_weights(settings.model)
     except ConfigError as error:
         if settings.model:  # asked for by name: nothing else will do
             raise
         log.warning("labelling with pocketsphinx instead of Whisper: %s", error)
-        return open_teacher(replace(settings, name="pocketsphinx"))
-    return open_teacher(replace(settings, name="openai-whisper"))
+        return replace(settings, name="pocketsphinx")
+    return replace(settings, name="openai-whisper")
 
 
 def checked(batch: Sequence[Samples]) -> Sequence[Samples]:

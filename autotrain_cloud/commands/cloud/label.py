@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
+
+from autotrain_cloud.pipeline.ray_executor import PLACE
 
 HELP = "have teachers label shards of segments; continues where it was stopped"
 
@@ -23,6 +26,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--teacher", metavar="NAME", help="instead of the settings' teacher")
     parser.add_argument("--model", metavar="MODEL", help="of --teacher: a size or a path")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
+    parser.add_argument(
+        "--place", choices=("local", "ray"), default=os.environ.get(PLACE) or "local",
+        help="processes of this machine, or tasks of the Ray cluster it belongs to "
+        "(default: local; ray in a step that runs there)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one object per shard")
 
 
@@ -32,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from autotrain_cloud.commands.files import files_of
-    from autotrain_cloud.labels.label import LabelSettings, label_shards, read_labels
+    from autotrain_cloud.labels.label import LabelSettings, read_labels
+    from autotrain_cloud.labels.shards import label_shards
     from autotrain_cloud.teacher import TeacherSettings
     from edge_runtime.errors import ConfigError
     from edge_runtime.settings import read_settings
@@ -45,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
     if args.teacher:
         teacher = TeacherSettings(name=args.teacher, model=args.model or "")
         settings = replace(settings, teacher=teacher)
-    for path in label_shards(files_of(args.shards, ".jsonl"), args.out, settings, jobs=args.jobs):
+    shards = files_of(args.shards, ".jsonl")
+    for path in label_shards(shards, args.out, settings, jobs=args.jobs, place=args.place):
         labels = list(read_labels(path))
         decisions = Counter(label.decision for label in labels)
         triage = Counter(label.triage for label in labels if label.triage)

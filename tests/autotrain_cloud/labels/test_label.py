@@ -15,10 +15,10 @@ from autotrain_cloud.labels.label import (
     LabelSettings,
     decide,
     label_shard,
-    label_shards,
     read_labels,
 )
 from autotrain_cloud.labels.records import Label
+from autotrain_cloud.labels.shards import label_shards
 from autotrain_cloud.labels.trust import TrustModel, fit_trust
 from autotrain_cloud.segments import Samples, Segment
 from autotrain_cloud.tables import write_rows

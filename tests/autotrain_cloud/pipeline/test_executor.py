@@ -156,9 +156,10 @@ def test_a_disk_without_room_is_said_before_anything_starts(tmp_path: Path) -> N
     assert not (tmp_path / "job" / "job.json").exists()
 
 
-def test_other_places_to_run_are_refused_in_words() -> None:
-    with pytest.raises(ConfigError, match="this version runs steps on this machine only"):
-        open_executor("ray://head:10001")
+def test_a_place_to_run_that_nobody_knows_is_refused_in_words() -> None:
+    with pytest.raises(ConfigError, match="executor 'slurm': expected 'local' or 'ray://HOST"):
+        open_executor("slurm")
+    assert isinstance(open_executor("local"), LocalExecutor)
 
 
 def test_the_supervisor_needs_the_standard_library_only() -> None:
