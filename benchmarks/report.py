@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import scenarios
 from benchmarks.measure import RESULTS, ROOT, Table, markdown, say
 
 ORDER = ("parity", "sherpa", "gemm", "overhead", "batch", "memory", "accuracy", "robustness",
          "latency", "confidence", "int8", "fleet_sim", "ota", "gate", "delta",
-         "agent", "scale")  # fmt: skip
+         "agent", "scale", "scenarios")  # fmt: skip
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 SEEN, HELD_OUT, REAL = "seen-voices", "held-out-voices", "reader-5652"  # names of test sets
 
@@ -239,6 +240,39 @@ def _same_results(results: Results) -> Finding:
     return text, labels and losses and weights
 
 
+def _drifted(results: Results) -> Finding:
+    limits = {"readers": -0.15}
+    cells, met = [], True
+    for one in results["scenarios"]:
+        if "wer" not in one:
+            cells.append(f"{one['scenario']}: no alarm")
+            met = False
+            continue
+        change = scenarios.change(one["wer"]["held-out"])
+        cells.append(f"{one['scenario']}: {change:+.1%}")
+        met = met and one["over"] == "completed" and change <= limits.get(one["scenario"], -0.3)
+    return ", ".join(cells), met
+
+
+def _known(results: Results) -> Finding:
+    changes = {
+        one["scenario"]: scenarios.change(one["wer"]["known"])
+        for one in results["scenarios"]
+        if "wer" in one
+    }
+    text = ", ".join(f"{name}: {change:+.1%}" for name, change in changes.items())
+    return text, max(changes.values()) <= 0.02
+
+
+def _stages(results: Results) -> Finding:
+    cells = []
+    for one in results["scenarios"]:
+        alarm, done = one["stages_s"]["alarm"], one["stages_s"]["fleet updated"]
+        if alarm is not None and done is not None:
+            cells.append(f"{one['scenario']}: {alarm / 60:.1f} / {(done - alarm) / 60:.1f}")
+    return ", ".join(cells), None
+
+
 TARGETS = (
     Target(
         what="chunked against offline: largest difference of a log-probability; equal tokens",
@@ -414,6 +448,24 @@ TARGETS = (
         aim="bit for bit",
         benchmark="scale",
         find=_same_results,
+    ),
+    Target(
+        what="`make loop`: WER of the drifted slice, on utterances never trained on, relative",
+        aim="≤ -30 %, real readers ≤ -15 %",
+        benchmark="scenarios",
+        find=_drifted,
+    ),
+    Target(
+        what="`make loop`: WER of what the model knew before, relative",
+        aim="≤ +2 %",
+        benchmark="scenarios",
+        find=_known,
+    ),
+    Target(
+        what="`make loop`: minutes from the drift to the alarm / from there to the fleet updated",
+        aim="",
+        benchmark="scenarios",
+        find=_stages,
     ),
 )
 
