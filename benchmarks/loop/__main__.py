@@ -14,6 +14,7 @@ the wall clock of this machine, from the first drifted utterance.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from pathlib import Path
@@ -67,6 +68,7 @@ def main() -> int:
                     args.speech)  # fmt: skip
     except FileNotFoundError as error:
         parser.error(str(error))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # not without ending what was begun
     pace = Pace(args.speed, args.steps, args.minutes)
     world = World(out / scenario.name, speech, pace)
     world.clear()
