@@ -193,7 +193,7 @@ class Load:
     def others(self) -> float:
         """Cores that were busy, on average, with anything but this process and its children."""
         busy, ours, clock = (b - a for a, b in zip(self._start, self._now(), strict=True))
-        return round(max(0.0, busy - ours) / clock, 2)
+        return round(max(0.0, busy - ours) / clock, 2) if clock else 0.0
 
     @staticmethod
     def _now() -> tuple[float, float, float]:

@@ -195,7 +195,7 @@ def _confidence(path: Path, found: dict[str, Any]) -> None:
             axes.text(at_s, 1.01, name, rotation=20, transform=axes.get_xaxis_transform())
     axes.set(xlabel="seconds after the first drifted utterance", ylabel="mean confidence")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=90)
     pyplot.close(figure)
 
 
@@ -215,5 +215,5 @@ def _errors(path: Path, rates: dict[str, Any]) -> None:
     axes.set_xticks(range(len(rates)), list(rates))
     axes.set_ylabel("word error rate, %")
     axes.legend()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=90)
     pyplot.close(figure)
