@@ -49,7 +49,7 @@ def make(world: World, store: Store, story: Story, sent: int) -> dict[str, Any]:
     if "select" in done:
         found["data"] = _data(steps)
     if "interpolate" in done:
-        found["interpolation"] = _json_line(steps["interpolate"])
+        found["interpolation"] = _mixed(steps["interpolate"])
     if "gate" in steps and (Path(steps["gate"]["folder"]) / "verdict.json").exists():
         verdict = json.loads((Path(steps["gate"]["folder"]) / "verdict.json").read_text())
         found["gate"] = {"promote": verdict["promote"], "reasons": verdict["reasons"]}
@@ -119,10 +119,14 @@ def _data(steps: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _json_line(step: dict[str, Any]) -> Any:
-    """What a step printed with --json."""
+def _mixed(step: dict[str, Any]) -> dict[str, Any] | None:
+    """How far between the old weights and the new ones, and what else was tried."""
     printed = sorted((Path(step["folder"]) / "job").glob("out-*"))
-    return json.loads(printed[-1].read_text()) if printed else None
+    if not printed:
+        return None
+    found = json.loads(printed[-1].read_text())
+    tried = [{key: one[key] for key in ("alpha", "gain", "worst_loss")} for one in found["points"]]
+    return {"alpha": found["alpha"], "tried": tried}
 
 
 def _page(found: dict[str, Any]) -> list[str]:
