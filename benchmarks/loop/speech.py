@@ -127,7 +127,7 @@ class Speech:
         exclude = ["--exclude-voices", "held-out"] if voices == KNOWN else []
         command = [sys.executable, "-m", "edge_runtime", "synth", "--text", folder / "text.txt"]
         command += ["--out", folder, "--utterances", count, "--voices", voices, *exclude]
-        command += ["--seed", seed, "--jobs", 2, "--shard", 32]
+        command += ["--seed", seed, "--jobs", 2, "--shard", min(count, 32)]
         with (folder / "synth.log").open("ab") as log:
             done = subprocess.run([*map(str, command)], stdout=log, stderr=log, check=False)
         if done.returncode:
