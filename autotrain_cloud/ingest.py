@@ -21,6 +21,7 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, and_, delete, func, or_, select
@@ -31,7 +32,6 @@ from autotrain_cloud.store import Store, assignments, consents, devices, erasure
 from autotrain_cloud.store.outbox import Outgoing
 from autotrain_cloud.store.plain import clean
 from autotrain_cloud.store.schema import (
-    blobs,
     dead_letters,
     incidents,
     lost,
@@ -69,8 +69,6 @@ RECEIPT_IDS = 1000  # in one message
 SEEN_MS = 60_000  # how exactly it is known when a device last said something
 KNOWN_DEVICES = 100_000  # that are remembered, so as not to look them up
 STAGED_BYTES = 16_000_000  # of one device's parts; then its oldest go, to be sent again
-
-_REVIVED = "(digest) DO UPDATE SET data = excluded.data, doomed = FALSE WHERE blobs.doomed"
 
 Packet = tuple[str, bytes]  # topic, payload
 
@@ -199,6 +197,17 @@ class Ingest:
         self, judged: list[Judged], now_ms: int, finished: Collection[int]
     ) -> list[Outgoing]:
         batch = _Batch(judged, now_ms)
+        try:
+            return self._in_one(batch, judged, now_ms, finished)
+        except Exception:
+            if batch.pack is not None:
+                with suppress(StorageError):  # else it is swept
+                    spool.abandon(self._store, batch.pack)
+            raise
+
+    def _in_one(
+        self, batch: _Batch, judged: list[Judged], now_ms: int, finished: Collection[int]
+    ) -> list[Outgoing]:
         seen: dict[str, int] = {}
         with self._store.begin() as db:
             erasure.among_others(db)
@@ -291,8 +300,8 @@ class Ingest:
         if not first:
             return
         now_ms = batch.now_ms
-        arrived = [rows.blob(segment, now_ms=now_ms) for _, segment in first.values()]
-        insert_many(db, blobs, arrived, conflict=_REVIVED)
+        audio = {segment.audio_sha256.hex(): segment.audio for _, segment in first.values()}
+        batch.pack = spool.keep(db, self._store, audio, now_ms=now_ms)
         kept = [self._row(device, segment, now_ms) for device, segment in first.values()]
         insert_many(db, segments, kept)
         stored = select(segments.c.id, segments.c.device, segments.c.audio)
@@ -323,6 +332,7 @@ class _Batch:
         self.judged = list(judged)
         self.now_ms = now_ms
         self.refused: list[tuple[Judged, Refusal]] = []
+        self.pack: str | None = None  # written for it
         self._open: dict[int, Judged] = {}
         self._accepted: dict[str, dict[str, None]] = defaultdict(dict)
         self._nacks: list[tuple[str, Nack]] = []

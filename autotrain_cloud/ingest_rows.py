@@ -80,16 +80,6 @@ def segment(device: str, message: Segment, *, now_ms: int, retention: str, days:
     }
 
 
-def blob(message: Segment, *, now_ms: int) -> Row:
-    return {
-        "digest": message.audio_sha256.hex(),
-        "size": len(message.audio),
-        "created_ms": now_ms,
-        "doomed": False,
-        "data": message.audio,
-    }
-
-
 def part(device: str, message: Part, *, now_ms: int) -> Row:
     return {
         "device": device,

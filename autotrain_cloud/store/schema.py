@@ -54,8 +54,15 @@ blobs = Table(
     Column("digest", Text, primary_key=True),
     Column("size", BigInteger, nullable=False),
     Column("created_ms", BigInteger, nullable=False),
-    Column("doomed", Boolean, nullable=False),
-    Column("data", LargeBinary),
+    Column("pack", Text, nullable=False),
+    Column("start", BigInteger, nullable=False),
+)
+holes = Table(
+    "holes",
+    metadata,
+    Column("pack", Text, primary_key=True),
+    Column("start", BigInteger, primary_key=True),
+    Column("size", BigInteger, nullable=False),
 )
 segments = Table(
     "segments",
