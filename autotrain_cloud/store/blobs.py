@@ -45,12 +45,12 @@ class Blobs:
         """-> the new pack. On the disk, or in the store, when it returns."""
         now_ms = time.time_ns() // 1_000_000
         pack = f"{_day(now_ms)}/{new_id(now_ms, os.urandom(10))}"
-        path, data = self.path(pack), b"".join(pieces)
+        path = self.path(pack)
         try:
             if isinstance(self._files, LocalFileSystem):
-                _write(Path(path), data)
+                _write(Path(path), pieces)
             else:
-                self._files.pipe_file(path, data)
+                self._files.pipe_file(path, b"".join(pieces))
         except OSError as error:
             raise StorageError(f"{path}: cannot be written: {_why(error)}") from error
         return pack
@@ -108,16 +108,17 @@ def _day(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1000, timezone.utc).strftime("%Y%m%d")
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, pieces: Sequence[bytes]) -> None:
     if not path.parent.is_dir():
         path.parent.mkdir(parents=True, exist_ok=True)
         for folder in path.parents[:3]:
             sync_directory(folder)
     try:
         with path.open("xb", buffering=0) as sink:
-            left = memoryview(data)
-            while left:
-                left = left[sink.write(left) :]
+            for piece in pieces:
+                left = memoryview(piece)
+                while left:
+                    left = left[sink.write(left) :]
             os.fdatasync(sink.fileno())
     except OSError:
         path.unlink(missing_ok=True)
