@@ -1,7 +1,7 @@
 """As much of MQTT 5 as a client needs that uses QoS 1: bytes to packets and back, without a socket.
 
-Numbers in comments are sections of the standard (OASIS, 2019). What the other side sends wrongly is a
-ProtocolError, an IndexError or a UnicodeDecodeError.
+Numbers in comments are sections of the standard (OASIS, 2019). What the other side sends wrongly is
+a ProtocolError, an IndexError or a UnicodeDecodeError.
 """
 
 from __future__ import annotations

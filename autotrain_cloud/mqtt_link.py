@@ -5,8 +5,8 @@
     for first, body in link.read(): ...                # OSError: it is gone
     link.write(mqtt5.puback(id)); link.flush()
 
-Reads are as large as they come and nothing is sent before `flush`, so a batch of acknowledgements is
-one system call: the ingest reads and writes thousands of packets a second.
+Reads are as large as they come and nothing is sent before `flush`, so a batch of acknowledgements
+is one system call: the ingest reads and writes thousands of packets a second.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.measure import RESULTS, ROOT, Table, markdown, say
 
 ORDER = ("parity", "sherpa", "gemm", "overhead", "batch", "memory", "accuracy", "robustness",
-         "latency", "confidence", "int8", "fleet_sim", "ota", "gate")  # fmt: skip
+         "latency", "confidence", "int8", "ingest", "fleet_sim", "ota", "gate")  # fmt: skip
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 SEEN, HELD_OUT, REAL = "seen-voices", "held-out-voices", "reader-5652"  # names of test sets
 
@@ -205,6 +205,18 @@ def _fleet(results: Results) -> Finding:
     )
 
 
+def _ingest(results: Results) -> Finding:
+    found = {name: results[key] for key, name in _DATABASES.items()}
+    text = ", ".join(
+        f"{name} {each['of_bare']:.0%} ({each['cpu_us']:.0f} µs of CPU)"
+        for name, each in found.items()
+    )
+    text += f"; bare {results['bare']['cpu_us']:.0f} µs"
+    return text, min(each["of_bare"] for each in found.values()) >= 0.7
+
+
+_DATABASES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
+
 TARGETS = (
     Target(
         what="chunked against offline: largest difference of a log-probability; equal tokens",
@@ -344,6 +356,12 @@ TARGETS = (
             find=_confidence(name),
         )
         for name in (REAL, HELD_OUT)
+    ),
+    Target(
+        what="ingest, segments of 20 kB, durable before the receipt / bare paho subscriber",
+        aim="≥ 70 %: SQLite, PostgreSQL",
+        benchmark="ingest",
+        find=_ingest,
     ),
     Target(
         what="simulated fleet, a segment of 20 kB a minute each; making to receipt, p50 / p99",

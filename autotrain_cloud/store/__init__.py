@@ -7,9 +7,9 @@ to be published.
     audio = store.audio(digest)
 
 A database (SQLite by default, PostgreSQL by URL) and a place for audio (a folder, or an object
-store, which all processes of the store must reach). Audio is there, in packs, before the transaction
-that refers to it is committed, and never in the database. The modules of this folder are functions
-over a connection, so several of them can share a transaction.
+store, which all processes of the store must reach). Audio is there, in packs, before the
+transaction that refers to it is committed, and never in the database. The modules of this folder
+are functions over a connection, so several of them can share a transaction.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     packs/20261126/0193...     by day, the audio of a batch, one after the other
 
-A pack is written once, whole, and never changed: what is to go goes with its pack (`spool.bury`). The
-database knows where in which pack a piece lies, and what its digest is. A pack is on the disk, or in
-the object store, before the transaction that names it is committed.
+A pack is written once, whole, and never changed: what is to go goes with its pack (`spool.bury`).
+The database knows where in which pack a piece lies, and what its digest is. A pack is on the disk,
+or in the object store, before the transaction that names it is committed.
 """
 
 from __future__ import annotations

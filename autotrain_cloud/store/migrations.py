@@ -392,7 +392,9 @@ CREATE TABLE secrets (
 
 # Audio lies in packs; a store of before, which was never released, must hold none.
 _PACKS = """
-CREATE TABLE before (blobs BIGINT CONSTRAINT make_a_new_store_audio_now_lies_in_packs CHECK (blobs = 0));
+CREATE TABLE before (
+    blobs BIGINT CONSTRAINT make_a_new_store_audio_now_lies_in_packs CHECK (blobs = 0)
+);
 INSERT INTO before SELECT count(*) FROM blobs;
 DROP TABLE before;
 DROP INDEX blobs_spooled;

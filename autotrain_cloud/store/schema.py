@@ -26,9 +26,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from edge_runtime.contract.codec import pack, unpack
 
 
-
 class Packed(TypeDecorator[Any]):
-    """Plain data as CBOR: what arrives in it, and is only ever read as a whole, is not translated."""
+    """Plain data as CBOR: for what arrives in it and is only ever read as a whole."""
 
     impl = LargeBinary
     cache_ok = True

@@ -1,9 +1,9 @@
 """The words of a segment, recognised in its bytes without building them.
 
-Most of a segment but its audio are words, and a server that only keeps them does not need them apart.
-A pattern, made from the annotations of `SpokenWord`, matches those that keep the contract: in the one
-encoding, with nothing unknown in them, each number well within its range. What it does not match may
-be right all the same, so then they are decoded like everything else.
+Most of a segment but its audio are words, and a server that only keeps them does not need them
+apart. A pattern, made from the annotations of `SpokenWord`, matches those that keep the contract:
+in the one encoding, with nothing unknown in them, each number well within its range. What it does
+not match may be right all the same, so then they are decoded like everything else.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def _value(hint: Any) -> bytes:
 
 
 def _numbers(high: float) -> bytes:
-    """From 0 to at most `high`, in 8, 4 or 2 bytes, and not in more than they need: a last byte that
-    is not 0 does not fit into a shorter one.
+    """From 0 to at most `high`, in 8, 4 or 2 bytes, and not in more than they need: what has a last
+    byte that is not 0 does not fit into a shorter one.
     """
     eight = b"\\xfb%b.{5}[^\\x00]" % _less(struct.pack(">d", high))
     four = b"\\xfa%b.[^\\x00]" % _less(struct.pack(">f", high))
