@@ -21,6 +21,7 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, and_, delete, func, or_, select
@@ -31,7 +32,6 @@ from autotrain_cloud.store import Store, assignments, consents, devices, erasure
 from autotrain_cloud.store.outbox import Outgoing
 from autotrain_cloud.store.plain import clean
 from autotrain_cloud.store.schema import (
-    blobs,
     dead_letters,
     incidents,
     lost,
@@ -43,7 +43,7 @@ from autotrain_cloud.store.schema import (
     updates,
 )
 from autotrain_cloud.store.sql import insert_many, insert_new, upsert
-from edge_runtime.contract.codec import MAX_MESSAGE_BYTES, decode, encode, peek
+from edge_runtime.contract.codec import MAX_MESSAGE_BYTES, decode_but_words, encode, peek
 from edge_runtime.contract.messages import (
     Birth,
     Death,
@@ -70,8 +70,6 @@ SEEN_MS = 60_000  # how exactly it is known when a device last said something
 KNOWN_DEVICES = 100_000  # that are remembered, so as not to look them up
 STAGED_BYTES = 16_000_000  # of one device's parts; then its oldest go, to be sent again
 
-_REVIVED = "(digest) DO UPDATE SET data = excluded.data, doomed = FALSE WHERE blobs.doomed"
-
 Packet = tuple[str, bytes]  # topic, payload
 
 
@@ -95,6 +93,7 @@ class Judged:
     id: str | None = None  # what an answer would be about
     consent: str | None = None
     refusal: Refusal | None = None
+    words: bytes | None = None  # of a segment, as CBOR; then the message has none
 
 
 def judge(topic: str, payload: bytes) -> Judged:
@@ -104,7 +103,7 @@ def judge(topic: str, payload: bytes) -> Judged:
         channel, device = parse_topic(topic)
         if channel.writer != "device":
             raise ContractError(f"is {channel.name}", field="topic", expected="a device's topic")
-        message = decode(payload, allowed=channel.carries)
+        message, words = decode_but_words(payload, allowed=channel.carries)
     except ContractError as error:
         large = len(payload) > MAX_MESSAGE_BYTES
         newer = error.field == "v"  # this side is to be updated, and then takes it
@@ -115,7 +114,7 @@ def judge(topic: str, payload: bytes) -> Judged:
             id = None
         consent = None if large else peek(payload, "consent")  # so that erasing it finds this
         return Judged(topic, payload, device, id=id, consent=consent, refusal=refusal)
-    return _judge_message(topic, payload, device, message)
+    return _judge_message(topic, payload, device, message, words)
 
 
 def _id_at_front(payload: bytes) -> str | None:
@@ -124,12 +123,14 @@ def _id_at_front(payload: bytes) -> str | None:
     return found[1].decode() if found else None
 
 
-def _judge_message(topic: str, payload: bytes, device: str | None, message: Message) -> Judged:
+def _judge_message(
+    topic: str, payload: bytes, device: str | None, message: Message, words: bytes | None
+) -> Judged:
     if isinstance(message, Segment):
         refusal = None
         if hashlib.sha256(message.audio).digest() != message.audio_sha256:
             refusal = Refusal("digest-mismatch", "audio_sha256 is that of other audio")
-        return Judged(topic, payload, device, message, message.id, message.consent, refusal)
+        return Judged(topic, payload, device, message, message.id, message.consent, refusal, words)
     id = message.id if isinstance(message, Part | Lost) else None
     return Judged(topic, payload, device, message, id)
 
@@ -199,6 +200,17 @@ class Ingest:
         self, judged: list[Judged], now_ms: int, finished: Collection[int]
     ) -> list[Outgoing]:
         batch = _Batch(judged, now_ms)
+        try:
+            return self._in_one(batch, judged, now_ms, finished)
+        except Exception:
+            if batch.pack is not None:
+                with suppress(StorageError):  # else it is swept
+                    spool.abandon(self._store, batch.pack)
+            raise
+
+    def _in_one(
+        self, batch: _Batch, judged: list[Judged], now_ms: int, finished: Collection[int]
+    ) -> list[Outgoing]:
         seen: dict[str, int] = {}
         with self._store.begin() as db:
             erasure.among_others(db)
@@ -282,18 +294,18 @@ class Ingest:
                 batch.refuse(each, Refusal("unknown-consent", f"{segment.consent}: never granted"))
 
     def _keep_segments(self, db: Connection, batch: _Batch) -> None:
-        first: dict[str, tuple[str, Segment]] = {}
+        first: dict[str, tuple[Judged, Segment]] = {}
         offered = [
             (each, each.message) for each in batch.open() if isinstance(each.message, Segment)
         ]
         for each, segment in offered:
-            first.setdefault(segment.id, (each.device or "", segment))
+            first.setdefault(segment.id, (each, segment))
         if not first:
             return
         now_ms = batch.now_ms
-        arrived = [rows.blob(segment, now_ms=now_ms) for _, segment in first.values()]
-        insert_many(db, blobs, arrived, conflict=_REVIVED)
-        kept = [self._row(device, segment, now_ms) for device, segment in first.values()]
+        audio = {segment.audio_sha256.hex(): segment.audio for _, segment in first.values()}
+        batch.pack = spool.keep(db, self._store, audio, now_ms=now_ms)
+        kept = [self._row(each, segment, now_ms) for each, segment in first.values()]
         insert_many(db, segments, kept)
         stored = select(segments.c.id, segments.c.device, segments.c.audio)
         there = {
@@ -310,10 +322,12 @@ class Ingest:
                 strays.add(digest)
         spool.doom(db, strays)
 
-    def _row(self, device: str, segment: Segment, now_ms: int) -> rows.Row:
+    def _row(self, each: Judged, segment: Segment, now_ms: int) -> rows.Row:
         retention = "random" if "random" in segment.reasons else "selected"
         days = self._retention.days_of(retention)
-        return rows.segment(device, segment, now_ms=now_ms, retention=retention, days=days)
+        return rows.segment(
+            each.device or "", segment, each.words, now_ms=now_ms, retention=retention, days=days
+        )
 
 
 class _Batch:
@@ -323,6 +337,7 @@ class _Batch:
         self.judged = list(judged)
         self.now_ms = now_ms
         self.refused: list[tuple[Judged, Refusal]] = []
+        self.pack: str | None = None  # written for it
         self._open: dict[int, Judged] = {}
         self._accepted: dict[str, dict[str, None]] = defaultdict(dict)
         self._nacks: list[tuple[str, Nack]] = []
@@ -460,10 +475,10 @@ def _put_together(key: tuple[str, str, str, int, int], pieces: list[tuple[int, b
         why = Refusal("malformed", str(error), permanent=False)
         return Judged(topic, whole, device, id=id, refusal=why)
     try:
-        message = decode(found, allowed=(Segment,))
+        message, words = decode_but_words(found, allowed=(Segment,))
     except ContractError as error:
         return Judged(topic, found, device, id=id, refusal=Refusal("malformed", str(error)))
-    judged = _judge_message(topic, found, device, message)
+    judged = _judge_message(topic, found, device, message, words)
     if judged.id != id:
         why = Refusal("malformed", "the parts carry another id than the segment")
         return Judged(topic, found, device, id=id, refusal=why)

@@ -6,8 +6,8 @@ published is published then. What the broker may send unacknowledged (Receive Ma
 is collected.
 
 While the store is not available nothing is acknowledged, all devices are told to wait by a retained
-message, and the same batch is tried again with growing pauses. Every connection begins with a new
-client: what the last one had under way is in the store or comes again.
+message, and the same batch is tried again with growing pauses. Every connection begins with nothing
+under way: what the last one had is in the store or comes again.
 """
 
 from __future__ import annotations
@@ -16,20 +16,15 @@ import logging
 import os
 import random
 import select
-import ssl
 import time
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-import paho.mqtt.client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
-from paho.mqtt.subscribeoptions import SubscribeOptions
-
+from autotrain_cloud import mqtt5
 from autotrain_cloud.ingest_worker import Begin, Commit, Done, Failed, Unavailable, Worker
-from autotrain_cloud.settings import BrokerSettings, CloudSettings
+from autotrain_cloud.mqtt_link import Link
+from autotrain_cloud.settings import CloudSettings
 from autotrain_cloud.store.outbox import Outgoing
 from edge_runtime.contract.codec import encode
 from edge_runtime.contract.messages import IngestState
@@ -63,7 +58,7 @@ class Shell:
         self._worker = Worker(settings)
         self._wake_read, self._wake_write = os.pipe()
         self._stopping = False
-        self._client: mqtt.Client | None = None
+        self._link: Link | None = None
         self._connection = 0  # counts; packets belong to the one they came by
         self._is_up = False
         self._arrived: deque[tuple[int, str, bytes]] = deque()  # message id, topic, payload
@@ -74,7 +69,8 @@ class Shell:
         self._failures = 0
         self._finished: list[int] = []
         self._outgoing: deque[Outgoing] = deque()
-        self._handed: dict[int, int] = {}  # message id -> row
+        self._handed: dict[int, int] = {}  # packet id -> row, or 0
+        self._packet_id = 0
         self._window = WINDOW
         self._state_version = 0
         self._published_state: tuple[bool, str] | None = None
@@ -106,34 +102,39 @@ class Shell:
 
     def _step(self) -> None:
         now_s = time.monotonic()
-        if self._client is None and now_s >= self._next_connect_s and not self._stopping:
-            self._connect()
+        if self._link is None and now_s >= self._next_connect_s and not self._stopping:
+            self._connect(now_s)
         self._ask(now_s)
         self._send()
-        client = self._client
-        connection = client.socket() if client is not None else None
+        link = self._link
+        has_room = len(self._arrived) < self._settings.ingest.receive_maximum
         reads: list[Any] = [self._wake_read]
         if self._asked:
             reads.append(self._worker)
-        writes: list[Any] = []
-        has_room = len(self._arrived) < self._settings.ingest.receive_maximum
-        if connection is not None and client is not None:
-            if has_room:
-                reads.append(connection)
-            if client.want_write():
-                writes.append(connection)
-        waits = 0.0 if has_room and _has_more(connection) else self._patience(now_s)
-        readable, writable, _ = select.select(reads, writes, [], waits)
+        if link is not None and has_room:
+            reads.append(link)
+        writes = [link] if link is not None and link.wants_to_write else []
+        more = link is not None and has_room and link.has_more
+        readable, writable, _ = select.select(
+            reads, writes, [], 0.0 if more else self._patience(now_s)
+        )
         if self._wake_read in readable:
             os.read(self._wake_read, 100)
         if self._worker in readable:
             self._replied()
-        if client is not None:
-            if connection in readable or (has_room and _has_more(connection)):
-                self._read(client)
-            if connection in writable:
-                client.loop_write()
-            client.loop_misc()
+        if link is None:
+            return
+        try:
+            now_s = time.monotonic()
+            if more or link in readable:
+                for first, body in link.read(now_s):
+                    self._take(first, body)
+            if writable:
+                link.flush(now_s)
+            link.keep_alive(now_s, reading=has_room)
+        except (OSError, IndexError, UnicodeDecodeError) as error:
+            log.warning("the connection to the broker is gone: %s", error)
+            self._lost()
 
     def _patience(self, now_s: float) -> float:
         """Seconds until time alone changes something."""
@@ -142,18 +143,9 @@ class Shell:
             times.append(self._next_tick_s)
         if self._failed:
             times.append(self._again_s)
-        if self._client is None:
+        if self._link is None:
             times.append(self._next_connect_s)
         return max(0.0, min(times) - now_s)
-
-    def _read(self, client: mqtt.Client) -> None:
-        """All packets that are there, as far as there is room."""
-        limit = self._settings.ingest.receive_maximum
-        while len(self._arrived) < limit:
-            before = len(self._arrived)
-            client.loop_read()
-            if len(self._arrived) == before:
-                break
 
     # The store.
 
@@ -204,11 +196,9 @@ class Shell:
                 self._failures = 0
                 if group and not self._group:
                     self._group = group
-                    if self._client is not None and self._is_up:
-                        self._subscribe(self._client)
-                if asked.connection == self._connection and self._client is not None:
-                    for id in asked.ids:
-                        self._client.ack(id, 1)
+                    self._subscribe()
+                if asked.connection == self._connection and self._link is not None:
+                    self._link.write(b"".join(mqtt5.puback(id) for id in asked.ids if id))
                     self._outgoing.extend(outgoing)
                 if not self._failed:
                     self._say(True, "")
@@ -225,63 +215,59 @@ class Shell:
 
     # The broker.
 
-    def _connect(self) -> None:
-        broker = self._settings.broker
+    def _connect(self, now_s: float) -> None:
+        ingest, broker = self._settings.ingest, self._settings.broker
         self._connection += 1
-        client = mqtt.Client(
-            CallbackAPIVersion.VERSION2, client_id=self._settings.ingest.worker,
-            protocol=mqtt.MQTTv5,
+        hello = mqtt5.connect(
+            client_id=ingest.worker, keepalive_s=KEEPALIVE_S, session_s=SESSION_S,
+            receive_maximum=ingest.receive_maximum,
         )  # fmt: skip
-        client.manual_ack_set(True)
-        client.max_inflight_messages_set(WINDOW)
-        client.on_connect = self._connected
-        client.on_disconnect = self._disconnected
-        client.on_message = self._received
-        client.on_publish = self._acknowledged
-        client.on_subscribe = self._subscribed
-        # With a callback, what is queued is written when we say so, not packet by packet.
-        client.on_socket_register_write = lambda *_: None
-        if broker.ca is not None:
-            client.tls_set_context(_tls(broker))
-        terms = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        terms.SessionExpiryInterval = SESSION_S
-        terms.ReceiveMaximum = self._settings.ingest.receive_maximum
-        self._client = client
         try:
-            client.connect(
-                broker.host, broker.port, KEEPALIVE_S, clean_start=False, properties=terms
-            )
+            self._link = Link.open(broker, hello, KEEPALIVE_S, now_s)
         except OSError as error:
             log.warning("%s:%d: %s", broker.host, broker.port, error)
             self._lost()
 
-    def _connected(
-        self, client: mqtt.Client, _: Any, flags: mqtt.ConnectFlags, code: Any, terms: Any
-    ) -> None:
-        if code.is_failure:
-            log.warning("the broker refuses the connection: %s", code)
-            return  # it hangs up
+    def _take(self, first: int, body: bytes) -> None:
+        """A packet from the broker."""
+        kind = first >> 4
+        if kind == mqtt5.PUBLISH:
+            self._arrived.append(mqtt5.received(body, first))
+        elif kind == mqtt5.PUBACK:
+            self._acknowledged(int.from_bytes(body[:2], "big"), mqtt5.reason(body))
+        elif kind == mqtt5.CONNACK:
+            self._connected(bool(body[0] & 1), body[1], mqtt5.properties(body, 2)[0])
+        elif kind == mqtt5.SUBACK:
+            _, at = mqtt5.properties(body, 2)
+            for code in body[at:]:
+                if code >= mqtt5.FAILURE:
+                    log.error("the broker refuses a subscription: %#x: check its rules", code)
+        elif kind == mqtt5.DISCONNECT:
+            raise ConnectionError(f"the broker says {body[0] if body else 0:#x}")
+        elif kind != mqtt5.PINGRESP:
+            raise ConnectionError(f"the broker sends a packet of kind {kind}")
+
+    def _connected(self, session_present: bool, code: int, terms: dict[int, int]) -> None:
+        if code >= mqtt5.FAILURE:
+            raise ConnectionError(f"the broker refuses it: {code:#x}")
         self._connect_failures = 0
-        self._window = min(WINDOW, getattr(terms, "ReceiveMaximum", 65_535))
+        self._window = min(WINDOW, terms.get(mqtt5.RECEIVE_MAXIMUM, 65_535))
         self._published_state = None
-        if self._group:  # else the store says it
-            self._subscribe(client)
-        log.info("connected; the broker %s us", "knew" if flags.session_present else "forgot")
-        self._begin = Begin(_now_ms(), not flags.session_present)
         self._is_up = True
+        if self._group:  # else the store says it
+            self._subscribe()
+        log.info("connected; the broker %s us", "knew" if session_present else "forgot")
+        self._begin = Begin(_now_ms(), not session_present)
 
-    def _subscribe(self, client: mqtt.Client) -> None:
-        client.subscribe([(each, SubscribeOptions(qos=1)) for each in filters(self._group)])
+    def _subscribe(self) -> None:
+        if self._link is not None and self._is_up:
+            self._link.write(mqtt5.subscribe(self._new_packet_id(), filters(self._group)))
 
-    def _subscribed(self, _: mqtt.Client, __: Any, ___: int, codes: list[Any], *____: Any) -> None:
-        for code in codes:
-            if code.is_failure:
-                log.error("the broker refuses a subscription: %s: check its rules", code)
-
-    def _disconnected(self, client: mqtt.Client, *_: Any) -> None:
-        if client is self._client:
-            log.warning("the connection to the broker is gone")
-            self._lost()
+    def _new_packet_id(self) -> int:
+        while True:
+            self._packet_id = self._packet_id % 65_535 + 1
+            if self._packet_id not in self._handed:
+                return self._packet_id
 
     def _lost(self) -> None:
         self._hang_up()
@@ -290,43 +276,39 @@ class Shell:
         self._next_connect_s = time.monotonic() + self._rng.uniform(0, bound)
 
     def _hang_up(self) -> None:
-        client, self._client = self._client, None
+        link, self._link = self._link, None
         self._is_up = False
         self._arrived.clear()
         self._outgoing.clear()
         self._handed.clear()
-        if client is not None:
-            client.disconnect()
-            client.loop_write()
+        if link is not None:
+            link.close()
 
-    def _received(self, _client: mqtt.Client, _: Any, message: mqtt.MQTTMessage) -> None:
-        self._arrived.append((message.mid, message.topic, bytes(message.payload)))
-
-    def _acknowledged(self, _: mqtt.Client, __: Any, id: int, code: Any, *___: Any) -> None:
-        number = self._handed.pop(id, None)
-        if number is None:
-            return
-        if code.is_failure:
-            log.error("the broker refuses what is to be published: %s: check its rules", code)
-        else:
+    def _acknowledged(self, id: int, code: int) -> None:
+        number = self._handed.pop(id, 0)
+        if code >= mqtt5.FAILURE:
+            log.error("the broker refuses what is to be published: %#x: check its rules", code)
+        elif number:
             self._finished.append(number)
 
     def _send(self) -> None:
-        client = self._client
-        if client is None or not self._is_up:
+        link = self._link
+        if link is None or not self._is_up:
             return
         while self._outgoing and len(self._handed) < self._window:
             out = self._outgoing.popleft()
-            info = client.publish(out.topic, out.payload, 1, out.retain)
-            if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
-                break  # the connection is gone; the row stays
-            self._handed[info.mid] = out.number
-        if client.want_write():
-            client.loop_write()
+            id = self._new_packet_id()
+            link.write(mqtt5.publish(id, out.topic, out.payload, retain=out.retain))
+            self._handed[id] = out.number
+        try:
+            link.flush(time.monotonic())
+        except OSError as error:
+            log.warning("the connection to the broker is gone: %s", error)
+            self._lost()
 
     def _say(self, accepting: bool, reason: str) -> None:
         """Tells all devices, if it is something new."""
-        if self._client is None or not self._is_up:
+        if self._link is None or not self._is_up:
             return
         if self._published_state == (accepting, reason):
             return
@@ -337,7 +319,9 @@ class Shell:
             segments_per_minute=self._settings.ingest.segments_per_minute,
             reason=reason.encode("ascii", "replace").decode()[:400],
         )
-        self._client.publish(topic_of("ingest"), encode(state), 1, True)
+        topic, payload = topic_of("ingest"), encode(state)
+        self._outgoing = deque(each for each in self._outgoing if each.number)  # older states
+        self._outgoing.appendleft(Outgoing(number=0, topic=topic, payload=payload, retain=True))
         self._published_state = (accepting, reason)
 
 
@@ -346,21 +330,6 @@ def filters(group: str) -> list[str]:
     worker hears of every device's presence."""
     said = [each for each in CHANNELS.values() if each.writer == "device"]
     return [each.filter if each.retained else each.shared(group) for each in said]
-
-
-def _has_more(connection: Any) -> bool:
-    """Whether TLS has bytes for us that the socket below it no longer has."""
-    return isinstance(connection, ssl.SSLSocket) and connection.pending() > 0
-
-
-def _tls(broker: BrokerSettings) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=str(broker.ca))
-        if broker.certificate is not None and broker.key is not None:
-            context.load_cert_chain(broker.certificate, broker.key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"broker: ca, certificate or key cannot be read: {error}") from error
-    return context
 
 
 def _now_ms() -> int:

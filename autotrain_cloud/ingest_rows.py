@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
 from autotrain_cloud.store.devices import model_columns
-from autotrain_cloud.store.plain import clean, records, without_nul
+from autotrain_cloud.store.plain import clean, records, to_json, without_nul
+from edge_runtime.contract.codec import pack
 from edge_runtime.contract.fields import to_plain
 from edge_runtime.contract.messages import (
     Lost,
@@ -63,7 +65,12 @@ _UPDATE = (
 )
 
 
-def segment(device: str, message: Segment, *, now_ms: int, retention: str, days: int) -> Row:
+def segment(
+    device: str, message: Segment, words: bytes | None, *, now_ms: int, retention: str, days: int
+) -> Row:
+    """`words`: as CBOR, where they were not decoded."""
+    if words is None:
+        words = pack(json.loads(to_json(records(message.words))))
     return {
         **{name: getattr(message, name) for name in _SEGMENT},
         **model_columns(message.model),
@@ -71,22 +78,12 @@ def segment(device: str, message: Segment, *, now_ms: int, retention: str, days:
         "received_ms": now_ms,
         "audio": message.audio_sha256.hex(),
         "text": clean(message.text),
-        "words": records(message.words),
+        "words": words,
         "alternatives": records(message.alternatives),
         "reasons": list(message.reasons),
         "retention": retention,
         "expires_ms": now_ms + days * 86_400_000,
         "extra": message.extra,
-    }
-
-
-def blob(message: Segment, *, now_ms: int) -> Row:
-    return {
-        "digest": message.audio_sha256.hex(),
-        "size": len(message.audio),
-        "created_ms": now_ms,
-        "doomed": False,
-        "data": message.audio,
     }
 
 

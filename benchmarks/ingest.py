@@ -9,8 +9,8 @@ and acknowledges. Both are started, subscribed and stopped (SIGSTOP) while the b
 filled, so the publishers do not count. The clock runs until the last segment is counted, or in the
 store.
 
-CPU time is that of the subscriber's processes per segment, PostgreSQL's among them. What moving the
-audio out of the database costs later, in quiet times, is measured apart.
+CPU time is that of the subscriber's processes per segment, PostgreSQL's among them. Nothing is left
+for later: where the audio is when a receipt is written, it stays.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _compare(broker: Any, postgres: Any, args: argparse.Namespace) -> dict[str, 
     if postgres is not None:
         systems["postgresql"] = lambda: _ingest(broker, postgres, count)
     found = measure.alternate(systems, args.repeats)
-    results: dict[str, Any] = {"segments": count, "settle_cpu_us": _settle(200)}
+    results: dict[str, Any] = {"segments": count}
     for name, runs in found.items():
         rates = [each["per_second"] for each in runs]
         bare = [each["per_second"] for each in found["bare"]]
@@ -267,26 +267,6 @@ def payloads(count: int, seed: str) -> Iterator[bytes]:
         yield encode(replace(template, id=id, sequence=number, audio=audio, audio_sha256=digest))
 
 
-def _settle(count: int) -> float:
-    """CPU microseconds for moving the audio of a segment into a folder."""
-    from autotrain_cloud.settings import StoreSettings
-    from autotrain_cloud.store import Store, spool
-    from tests.autotrain_cloud.fleet import new_ingest
-
-    with _folder() as folder:
-        store = Store.open(
-            StoreSettings(url=f"sqlite:///{folder}/store.db", blobs=str(folder / "blobs"))
-        )
-        packets = [("fl/v1/bench-1/up/segment", each) for each in payloads(count, "settle")]
-        new_ingest(store).commit(packets, now_ms=1)
-        start = time.process_time()
-        while spool.settle(store, 32):
-            pass
-        used = time.process_time() - start
-        store.close()
-    return used / count * 1e6
-
-
 @contextmanager
 def _folder() -> Iterator[Path]:
     (measure.ROOT / "data").mkdir(exist_ok=True)
@@ -310,7 +290,6 @@ def table(results: dict[str, Any]) -> Table:
                     f"{found['broker_cpu_us']:.0f}",
                 ]
             )
-    rows.append(["moving audio out", "", "", f"{results['settle_cpu_us']:.0f}", ""])
     return rows
 
 

@@ -7,8 +7,8 @@ to be published.
     audio = store.audio(digest)
 
 A database (SQLite by default, PostgreSQL by URL) and a place for audio (a folder, or an object
-store). New audio lies in the database first, so that one commit makes a segment durable whatever
-the other place does, and moves there in the background (`spool.settle`). The modules of this folder
+store, which all processes of the store must reach). Audio is there, in packs, before the
+transaction that refers to it is committed, and never in the database. The modules of this folder
 are functions over a connection, so several of them can share a transaction.
 """
 
@@ -66,9 +66,16 @@ class Store:
     def audio(self, digest: str) -> bytes:
         """The bytes of a blob, wherever they are. Raises StorageError if they are nowhere."""
         blobs = schema.blobs
-        query = select(blobs.c.data).where(blobs.c.digest == digest, ~blobs.c.doomed)
-        with self.read() as db:
-            row = db.execute(query).one_or_none()
-        if row is None:
-            raise StorageError(f"{digest}: no such audio")
-        return bytes(row.data) if row.data is not None else self.blobs.read(digest)
+        found = select(blobs.c.pack, blobs.c.start, blobs.c.size).where(blobs.c.digest == digest)
+        before = None
+        while True:
+            with self.read() as db:
+                row = db.execute(found).one_or_none()
+            if row is None:
+                raise StorageError(f"{digest}: no such audio")
+            try:
+                return self.blobs.read(row.pack, row.start, row.size, digest)
+            except StorageError:
+                if row == before:
+                    raise
+                before = row  # it may have moved meanwhile

@@ -1,27 +1,32 @@
-"""Audio by its digest, in a folder or an object store (fsspec).
+"""Audio in packs, in a folder or an object store (fsspec).
 
-    sha256/ab/cdef...     the digest, after its first two digits
+    packs/20261126/0193...     by day, the audio of a batch, one after the other
 
-Content never changes, so writing is idempotent and nothing is ever overwritten. In a folder a file
-is whole and on the disk before it has its name.
+A pack is written once, whole, and never changed: what is to go goes with its pack (`spool.bury`).
+The database knows where in which pack a piece lies, and what its digest is. A pack is on the disk,
+or in the object store, before the transaction that names it is committed.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import os
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 
 import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from edge_runtime.contract.records import new_id
 from edge_runtime.errors import ConfigError, StorageError
-from edge_runtime.files import sync_directory, write_atomically
+from edge_runtime.files import sync_directory
 
 
 class Blobs:
-    """The blobs below a folder or URL. Failures of the place are StorageErrors."""
+    """The packs below a folder or URL. Failures of the place are StorageErrors."""
 
     def __init__(self, url: str) -> None:
         try:
@@ -32,44 +37,43 @@ class Blobs:
         self._root = str(root).rstrip("/")
         self.url = url
 
-    def path(self, digest: str) -> str:
-        """Where the blob lies, as its file system names it."""
-        return f"{self._root}/sha256/{digest[:2]}/{digest[2:]}"
+    def path(self, pack: str) -> str:
+        """Where it lies, as its file system names it."""
+        return f"{self._root}/packs/{pack}"
 
-    def write(self, data: bytes) -> str:
-        """-> digest. On the disk, or in the store, when it returns."""
-        digest = hashlib.sha256(data).hexdigest()
-        path = self.path(digest)
+    def write(self, pieces: Sequence[bytes]) -> str:
+        """-> the new pack. On the disk, or in the store, when it returns."""
+        now_ms = time.time_ns() // 1_000_000
+        pack = f"{_day(now_ms)}/{new_id(now_ms, os.urandom(10))}"
+        path = self.path(pack)
         try:
             if isinstance(self._files, LocalFileSystem):
-                if not Path(path).exists():
-                    write_atomically(Path(path), data)
-                    sync_directory(Path(path).parent)
+                _write(Path(path), pieces)
             else:
-                self._files.pipe_file(path, data)
+                self._files.pipe_file(path, b"".join(pieces))
         except OSError as error:
             raise StorageError(f"{path}: cannot be written: {_why(error)}") from error
-        return digest
+        return pack
 
-    def read(self, digest: str) -> bytes:
-        """Raises StorageError where the blob is missing, unreadable or not what it was."""
-        path = self.path(digest)
+    def read(self, pack: str, start: int, size: int, digest: str) -> bytes:
+        """Raises StorageError where it is missing, unreadable or not what it was."""
+        path = self.path(pack)
         try:
-            data: bytes = self._files.cat_file(path)
+            data: bytes = self._files.cat_file(path, start=start, end=start + size)
         except OSError as error:
             raise StorageError(f"{path}: cannot be read: {_why(error)}") from error
         if hashlib.sha256(data).hexdigest() != digest:
-            raise StorageError(f"{path}: damaged: its digest is another")
+            raise StorageError(f"{path}: damaged: the digest at {start} is another")
         return data
 
-    def delete(self, digest: str) -> None:
+    def delete(self, pack: str) -> None:
         """Whether or not it is there."""
         try:
-            self._files.rm_file(self.path(digest))
+            self._files.rm_file(self.path(pack))
         except FileNotFoundError:
             return
         except OSError as error:
-            raise StorageError(f"{self.path(digest)}: cannot be deleted: {_why(error)}") from error
+            raise StorageError(f"{self.path(pack)}: cannot be deleted: {_why(error)}") from error
 
     def check(self) -> None:
         """Whether the place answers; it need not exist yet. Raises StorageError."""
@@ -78,20 +82,48 @@ class Blobs:
         except OSError as error:
             raise StorageError(f"{self._root}: does not answer: {_why(error)}") from error
 
-    def digests(self) -> Iterator[str]:
-        """Of all blobs that are there, a directory at a time."""
-        for first in range(256):
-            folder = f"{self._root}/sha256/{first:02x}"
-            try:
-                names = self._files.ls(folder, detail=False, refresh=True)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise StorageError(f"{folder}: cannot be read: {_why(error)}") from error
-            for name in names:
-                digest = f"{first:02x}{str(name).rpartition('/')[2]}"
-                if len(digest) == 64:  # not a temporary file
-                    yield digest
+    def packs(self, since_ms: int = 0) -> Iterator[str]:
+        """All that are there, from the day of `since_ms` (of 1970, UTC) on."""
+        first = _day(since_ms)
+        for folder in self._list(f"{self._root}/packs"):
+            day = folder.rpartition("/")[2]
+            if day >= first:
+                yield from (f"{day}/{path.rpartition('/')[2]}" for path in self._list(folder))
+
+    def _list(self, folder: str) -> list[str]:
+        try:
+            return [str(name) for name in self._files.ls(folder, detail=False, refresh=True)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StorageError(f"{folder}: cannot be read: {_why(error)}") from error
+
+
+def written_ms(pack: str) -> int:
+    """When it was, since 1970, UTC."""
+    return int(pack.rpartition("/")[2][:12], 16)
+
+
+def _day(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, timezone.utc).strftime("%Y%m%d")
+
+
+def _write(path: Path, pieces: Sequence[bytes]) -> None:
+    if not path.parent.is_dir():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for folder in path.parents[:3]:
+            sync_directory(folder)
+    try:
+        with path.open("xb", buffering=0) as sink:
+            for piece in pieces:
+                left = memoryview(piece)
+                while left:
+                    left = left[sink.write(left) :]
+            os.fdatasync(sink.fileno())
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
 
 
 def _why(error: OSError) -> str:

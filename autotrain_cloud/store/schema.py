@@ -6,18 +6,38 @@ name of a message's field holds that field, see docs/protocol.md.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     JSON,
     BigInteger,
     Boolean,
     Column,
+    Dialect,
     Double,
     LargeBinary,
     MetaData,
     Table,
     Text,
+    TypeDecorator,
 )
 from sqlalchemy.dialects.postgresql import JSONB
+
+from edge_runtime.contract.codec import pack, unpack
+
+
+class Packed(TypeDecorator[Any]):
+    """Plain data as CBOR: for what arrives in it and is only ever read as a whole."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> bytes:
+        return value if isinstance(value, bytes) else pack(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        return None if value is None else unpack(bytes(value))
+
 
 metadata = MetaData()
 _JSON = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
@@ -54,8 +74,15 @@ blobs = Table(
     Column("digest", Text, primary_key=True),
     Column("size", BigInteger, nullable=False),
     Column("created_ms", BigInteger, nullable=False),
-    Column("doomed", Boolean, nullable=False),
-    Column("data", LargeBinary),
+    Column("pack", Text, nullable=False),
+    Column("start", BigInteger, nullable=False),
+)
+holes = Table(
+    "holes",
+    metadata,
+    Column("pack", Text, primary_key=True),
+    Column("start", BigInteger, primary_key=True),
+    Column("size", BigInteger, nullable=False),
 )
 segments = Table(
     "segments",
@@ -77,7 +104,6 @@ segments = Table(
     Column("model_manifest", Text, nullable=False),
     Column("model_precision", Text, nullable=False),
     Column("text", Text, nullable=False),
-    Column("words", _JSON, nullable=False),
     Column("alternatives", _JSON, nullable=False),
     Column("confidence", Double, nullable=False),
     Column("deletion_score", Double, nullable=False),
@@ -90,6 +116,7 @@ segments = Table(
     Column("retention", Text, nullable=False),
     Column("expires_ms", BigInteger, nullable=False),
     Column("extra", _JSON, nullable=False),
+    Column("words", Packed, nullable=False),
 )
 parts = Table(
     "parts",

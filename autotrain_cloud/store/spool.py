@@ -1,91 +1,132 @@
-"""Audio from its arrival in the database to its place in the folder or object store, and its end.
+"""Where audio lies, and its end.
 
-    arrived: row with data ── settle ──> row without data, object ── doom ──> row doomed ──> nothing
+    pack written ──> row in `blobs` ── doom ──> row in `holes` ── bury ──> nothing
 
-Every arrow can be cut off by a crash and is taken up again: an object without a row comes about
-only if audio is erased in the moment in which it moves, and `sweep` finds it.
+A segment's audio is in a pack before its rows are committed. What nothing refers to any more
+becomes a hole of its pack; a pack with holes is written anew without them, and then deleted. Every
+arrow can be cut off by a crash and is taken up again. A pack that no row knows, because its
+transaction was never committed, is found by `sweep`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
+from typing import Any
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, select, text, update
 
 from autotrain_cloud.store import Store
-from autotrain_cloud.store.schema import blobs, segments
+from autotrain_cloud.store.blobs import written_ms
+from autotrain_cloud.store.schema import blobs, holes, segments
 from autotrain_cloud.store.sql import insert_many
 
+LEAVE_MS = 3_600_000  # a pack that nobody knows may still be about to be committed
+_LOCK = 7_305_004  # of PostgreSQL: one process buries at a time
 
-def settle(store: Store, limit: int = 64) -> int:
-    """Moves up to `limit` blobs out of the database, the oldest first; -> how many.
 
-    Raises StorageError; whatever has not moved stays in the database.
+def keep(db: Connection, store: Store, audio: Mapping[str, bytes], *, now_ms: int) -> str | None:
+    """Makes audio by its digest durable, what is not there already; -> the pack, if one was needed.
+
+    The pack is for nothing if this transaction is not committed. Raises StorageError.
     """
-    oldest = select(blobs.c.digest, blobs.c.data).where(blobs.c.data.is_not(None))
-    with store.read() as db:
-        rows = db.execute(oldest.order_by(blobs.c.created_ms).limit(limit)).all()
-    for row in rows:
-        store.blobs.write(bytes(row.data))
-    digests = [row.digest for row in rows]
-    if digests:
+    there = set(db.scalars(select(blobs.c.digest).where(blobs.c.digest.in_(list(audio)))))
+    new = {digest: data for digest, data in audio.items() if digest not in there}
+    if not new:
+        return None
+    pack = store.blobs.write(list(new.values()))
+    starts = accumulate((len(data) for data in new.values()), initial=0)
+    rows = [
+        {"digest": digest, "size": len(data), "created_ms": now_ms, "pack": pack, "start": start}
+        for (digest, data), start in zip(new.items(), starts, strict=False)
+    ]
+    insert_many(db, blobs, rows)
+    if db.dialect.name == "postgresql":  # another worker may have been faster
+        ours = set(db.scalars(select(blobs.c.digest).where(blobs.c.pack == pack)))
+        insert_many(db, holes, [_hole(row) for row in rows if row["digest"] not in ours])
+    return pack
+
+
+def abandon(store: Store, pack: str) -> None:
+    """Deletes the pack of a transaction that failed, where it is certain that it did.
+
+    PostgreSQL may have committed what it could not confirm; there the pack is left to `sweep`.
+    """
+    if store.engine.dialect.name == "sqlite":
         with store.begin() as db:
-            db.execute(update(blobs).where(blobs.c.digest.in_(digests)).values(data=None))
-            known = _known(db, digests)
-            for digest in set(digests) - known:  # erased meanwhile
-                store.blobs.delete(digest)
-    return len(digests)
+            if db.scalar(select(blobs.c.digest).where(blobs.c.pack == pack).limit(1)) is None:
+                store.blobs.delete(pack)
 
 
 def doom(db: Connection, digests: Iterable[str]) -> int:
-    """Marks those of these blobs that no segment refers to any more; -> how many."""
+    """Forgets those of these blobs that no segment refers to any more; -> how many."""
     doomed = 0
     for some in _slices(set(digests)):
         used = select(segments.c.audio).where(segments.c.audio.in_(some))
         unused = blobs.c.digest.in_(some) & blobs.c.digest.not_in(used)
-        doomed += db.execute(update(blobs).where(unused).values(doomed=True, data=None)).rowcount
+        gone = db.execute(delete(blobs).where(unused).returning(*blobs.c)).mappings().all()
+        insert_many(db, holes, [_hole(row) for row in gone])
+        doomed += len(gone)
     return doomed
 
 
 def bury(store: Store) -> int:
-    """Deletes the doomed blobs, objects first; -> how many. Raises StorageError."""
+    """Rids the packs of what was doomed; -> how many pieces. Raises StorageError."""
     count = 0
     while True:
         with store.begin() as db:
-            rows = select(blobs.c.digest).where(blobs.c.doomed).limit(100)
-            if db.dialect.name == "postgresql":
-                rows = rows.with_for_update(skip_locked=True)
-            digests = list(db.scalars(rows))
-            for digest in digests:
-                store.blobs.delete(digest)
-            db.execute(delete(blobs).where(blobs.c.digest.in_(digests)))
-        count += len(digests)
-        if not digests:
-            return count
-
-
-def sweep(store: Store) -> int:
-    """Deletes objects that no row knows; -> how many. Looks at every object: rarely, and slowly.
-
-    Each gets a doomed row first, and goes as those do: so a segment that brings the same audio
-    meanwhile waits, or saves it.
-    """
-    count = 0
-    for some in _slices(store.blobs.digests()):
+            _one_at_a_time(db)
+            pack = db.scalar(select(holes.c.pack).limit(1))
+            if pack is None:
+                return count
+            _move(db, store, pack)
+        store.blobs.delete(pack)
         with store.begin() as db:
-            unknown = sorted(set(some) - _known(db, some))
-            rows = [
-                {"digest": each, "size": 0, "created_ms": 0, "doomed": True, "data": None}
-                for each in unknown
-            ]
-            insert_many(db, blobs, rows)
-            count += len(rows)
+            count += db.execute(delete(holes).where(holes.c.pack == pack)).rowcount
+
+
+def sweep(store: Store, *, since_ms: int = 0) -> int:
+    """Deletes packs that no row knows, from the day of `since_ms` on; -> how many."""
+    before_ms = time.time_ns() // 1_000_000 - LEAVE_MS
+    count = 0
+    for some in _slices(store.blobs.packs(since_ms)):
+        with store.read() as db:
+            known = set(db.scalars(select(blobs.c.pack).where(blobs.c.pack.in_(some))))
+            known |= set(db.scalars(select(holes.c.pack).where(holes.c.pack.in_(some))))
+        for pack in some:
+            if pack not in known and written_ms(pack) < before_ms:
+                store.blobs.delete(pack)
+                count += 1
     bury(store)
     return count
 
 
-def _known(db: Connection, digests: Collection[str]) -> set[str]:
-    return set(db.scalars(select(blobs.c.digest).where(blobs.c.digest.in_(digests))))
+def _move(db: Connection, store: Store, pack: str) -> None:
+    """What is still wanted of a pack to a new one."""
+    wanted = select(blobs).where(blobs.c.pack == pack).order_by(blobs.c.start)
+    if db.dialect.name == "postgresql":
+        wanted = wanted.with_for_update()
+    rows: Sequence[Any] = db.execute(wanted).all()
+    if not rows:
+        return
+    new = store.blobs.write(
+        [store.blobs.read(pack, row.start, row.size, row.digest) for row in rows]
+    )
+    start = 0
+    for row in rows:
+        moved = update(blobs).where(blobs.c.digest == row.digest)
+        db.execute(moved.values(pack=new, start=start))
+        start += row.size
+
+
+def _one_at_a_time(db: Connection) -> None:
+    if db.dialect.name == "postgresql":
+        db.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+
+
+def _hole(row: Mapping[Any, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in ("pack", "start", "size")}
 
 
 def _slices(items: Iterable[str], size: int = 500) -> Iterable[list[str]]:

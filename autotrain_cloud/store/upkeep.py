@@ -1,4 +1,4 @@
-"""What has to be done now and then: move audio to its place, delete what is too old."""
+"""What has to be done now and then: delete what is too old, and what nobody knows."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from sqlalchemy import Connection, delete, func, select
 from autotrain_cloud.settings import RetentionSettings
 from autotrain_cloud.store import Store, segments, spool
 from autotrain_cloud.store.engine import checkpoint
-from autotrain_cloud.store.schema import blobs, dead_letters, parts, telemetry
+from autotrain_cloud.store.schema import dead_letters, parts, telemetry
 from edge_runtime.errors import StorageError
 
 log = logging.getLogger(__name__)
 
 DAY_MS = 86_400_000
-QUIET_S = 1.0  # without work for so long, audio is moved
-PATIENCE_MS = 300_000  # audio that has waited for so long is moved in any case
+QUIET_S = 1.0  # without work for so long, there is time
 HOUR_S = 3600.0
 
 
@@ -57,6 +56,7 @@ class Upkeep:
         self._retention = retention
         self._stop = threading.Event()
         self._last_busy = 0.0
+        self._has_worked = False
         self._next_forgetting = 0.0
         self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
 
@@ -65,6 +65,7 @@ class Upkeep:
 
     def busy(self) -> None:
         self._last_busy = time.monotonic()
+        self._has_worked = True
 
     def close(self) -> None:
         self._stop.set()
@@ -74,7 +75,8 @@ class Upkeep:
         pause = QUIET_S
         while not self._stop.wait(pause):
             try:
-                pause = 0.0 if self._step() else QUIET_S
+                self._step()
+                pause = QUIET_S
             except StorageError as error:
                 log.warning("upkeep: %s", error)
                 pause = 30.0
@@ -82,20 +84,14 @@ class Upkeep:
                 log.exception("upkeep")
                 pause = 30.0
 
-    def _step(self) -> bool:
-        """-> whether there is more to do at once."""
-        quiet = time.monotonic() - self._last_busy >= QUIET_S
-        if (quiet or self._is_late()) and spool.settle(self._store, 32):
+    def _step(self) -> None:
+        if time.monotonic() - self._last_busy < QUIET_S:
+            return
+        if self._has_worked:
+            self._has_worked = False
             checkpoint(self._store.engine)
-            return True
-        if quiet and time.monotonic() >= self._next_forgetting:
-            forget_old(self._store, self._retention, now_ms=time.time_ns() // 1_000_000)
-            spool.bury(self._store)
+        if time.monotonic() >= self._next_forgetting:
+            now_ms = time.time_ns() // 1_000_000
+            forget_old(self._store, self._retention, now_ms=now_ms)
+            spool.sweep(self._store, since_ms=now_ms - DAY_MS)  # a crash's; older ones: `tidy`
             self._next_forgetting = time.monotonic() + HOUR_S
-        return False
-
-    def _is_late(self) -> bool:
-        oldest = select(func.min(blobs.c.created_ms)).where(blobs.c.data.is_not(None))
-        with self._store.read() as db:
-            created = db.scalar(oldest)
-        return created is not None and created < time.time_ns() // 1_000_000 - PATIENCE_MS

@@ -16,12 +16,15 @@ from __future__ import annotations
 from typing import Any
 
 from edge_runtime.contract.fields import build_record, shown, to_plain
-from edge_runtime.contract.messages import MESSAGES, Message
+from edge_runtime.contract.messages import MESSAGES, Message, Segment
+from edge_runtime.contract.scan import scan
+from edge_runtime.contract.words import words_end
 from edge_runtime.errors import ConfigError, ContractError
 
 VERSION = 1
 MAX_PACKET_BYTES = 120_000  # AWS IoT takes 128 KiB, every other broker more
 MAX_MESSAGE_BYTES = 1_500_000  # of a message put together from parts
+_NO_WORDS = b"\x80"
 
 
 def encode(message: Message, *, limit: int = MAX_MESSAGE_BYTES) -> bytes:
@@ -46,7 +49,39 @@ def decode(
     """
     if len(data) > limit:
         raise ContractError(f"has {len(data)} bytes", expected=f"at most {limit}")
-    plain = _loads(data)
+    return _message(_loads(data), allowed)
+
+
+def decode_but_words(
+    data: bytes, *, allowed: tuple[type[Message], ...] = (), limit: int = MAX_MESSAGE_BYTES
+) -> tuple[Message, bytes | None]:
+    """The same for a server that keeps words as they came: those of a segment as CBOR, and the
+    message without them; or None, and the whole message.
+
+    What is accepted, and what is refused, is the same.
+    """
+    if len(data) > limit:
+        raise ContractError(f"has {len(data)} bytes", expected=f"at most {limit}")
+    found = scan(data, words_end)
+    if found is not None:
+        start, end = found
+        message = _message(_parsed(data[:start] + _NO_WORDS + data[end:]), allowed)
+        if isinstance(message, Segment):
+            return message, data[start:end]
+    return _message(_parsed(data), allowed), None
+
+
+def pack(plain: Any) -> bytes:
+    """Plain data as CBOR. Raises ConfigError where cbor2 is missing."""
+    return _dumps(plain)
+
+
+def unpack(data: bytes) -> Any:
+    """What `pack` had. Raises ContractError."""
+    return _loads(data)
+
+
+def _message(plain: Any, allowed: tuple[type[Message], ...]) -> Message:
     if not isinstance(plain, dict):
         raise ContractError(f"is {shown(plain)}", expected="a map")
     version = plain.pop("v", None)
@@ -91,13 +126,15 @@ def _dumps(plain: Any) -> bytes:
 
 
 def _loads(data: bytes) -> Any:
+    scan(data)
+    return _parsed(data)
+
+
+def _parsed(data: bytes) -> Any:
     try:
         import cbor2
     except ImportError as error:
         raise ConfigError(_MISSING) from error
-    from edge_runtime.contract.scan import scan
-
-    scan(data)
     try:
         plain = cbor2.loads(data)
     except (cbor2.CBORDecodeError, ValueError) as error:

@@ -15,6 +15,7 @@ here, so the loop is written for speed: what messages are mostly made of comes f
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 from edge_runtime.contract.fields import MAX_DEPTH
 from edge_runtime.errors import ContractError
@@ -25,8 +26,17 @@ _DOUBLE = 0xFB
 _ORDER = "RFC 8949, section 4.2"
 
 
-def scan(data: bytes) -> None:
-    """Raises ContractError unless `data` is one item of the allowed kind and nothing else."""
+_WORDS = b"\x65words"
+
+Skip = Callable[[bytes, int, int], int]  # data, position, count -> end of what is known, or 0
+
+
+def scan(data: bytes, skip: Skip | None = None) -> tuple[int, int] | None:
+    """Raises ContractError unless `data` is one item of the allowed kind and nothing else.
+
+    -> where the list `words` of the outermost map begins and ends, if `skip` knew its items.
+    """
+    skipped = None
     end = len(data)
     position = 0
     left, key = 1, None  # items still to come here; the key before, in a map
@@ -39,7 +49,7 @@ def scan(data: bytes) -> None:
                     raise ContractError(
                         f"goes on for {end - position} bytes", expected="one CBOR item"
                     )
-                return
+                return skipped
             left, key, is_map = outer.pop()
         left -= 1
         if position >= end:
@@ -86,6 +96,11 @@ def scan(data: bytes) -> None:
                 count = argument * 2 if major == _MAP else argument
                 if count > end - position:
                     raise _cut()
+                if skip and key == _WORDS and len(outer) == 1 and major == _ARRAY:
+                    end_of_words = skip(data, position, count)
+                    if end_of_words:
+                        position, skipped = end_of_words, (start, end_of_words)
+                        continue
                 if len(outer) >= MAX_DEPTH:
                     raise ContractError("is nested too deeply", expected=f"{MAX_DEPTH} levels")
                 outer.append((left, key, is_map))

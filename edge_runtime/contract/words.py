@@ -1,0 +1,82 @@
+"""The words of a segment, recognised in its bytes without building them.
+
+Most of a segment but its audio are words, and a server that only keeps them does not need them
+apart. A pattern, made from the annotations of `SpokenWord`, matches those that keep the contract:
+in the one encoding, with nothing unknown in them, each number well within its range. What it does
+not match may be right all the same, so then they are decoded like everything else.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from functools import cache
+from typing import Any
+
+from edge_runtime.contract.fields import Length, Range, fields_of
+from edge_runtime.contract.records import SpokenWord
+
+MANY = 2000  # at most, as the contract has it
+_AT_ONCE = 64
+_SHORT = range(1, 24)  # bytes of a text that has its length in its first byte
+
+
+def words_end(data: bytes, position: int, count: int) -> int:
+    """Where `count` words that begin at `position` end; 0: decode them."""
+    if count > MANY:
+        return 0
+    end = position
+    while count:
+        some = min(count, _AT_ONCE)
+        found = _pattern(some).match(data, end)
+        if found is None:
+            return 0
+        end, count = found.end(), count - some
+    texts = b" ".join(_pattern(1).findall(data, position, end))
+    if b"\0" in texts:
+        return 0
+    try:
+        texts.decode()
+    except UnicodeDecodeError:
+        return 0
+    return end
+
+
+@cache
+def _pattern(count: int) -> re.Pattern[bytes]:
+    """So many words, one after the other; their texts are a group."""
+    fields = sorted((_key(field.name), field.hint) for field in fields_of(SpokenWord))
+    word = bytes([0xA0 + len(fields)]) + b"".join(
+        re.escape(key) + _value(hint) for key, hint in fields
+    )
+    return re.compile(b"(?:%b){%d}" % (word, count), re.DOTALL)
+
+
+def _key(name: str) -> bytes:
+    return bytes([0x60 + len(name)]) + name.encode()
+
+
+def _value(hint: Any) -> bytes:
+    kind, (rule,) = hint.__origin__, hint.__metadata__
+    if kind is str and isinstance(rule, Length) and rule.low <= 1 and rule.high >= max(_SHORT):
+        return b"(%b)" % b"|".join(re.escape(bytes([0x60 + n])) + b"." * n for n in _SHORT)
+    if kind is float and isinstance(rule, Range) and rule.low == 0 and rule.high >= 1:
+        return _numbers(rule.high)
+    raise NotImplementedError(f"a word with {hint}")
+
+
+def _numbers(high: float) -> bytes:
+    """From 0 to at most `high`, in 8, 4 or 2 bytes, and not in more than they need: what has a last
+    byte that is not 0 does not fit into a shorter one.
+    """
+    eight = b"\\xfb%b.{5}[^\\x00]" % _less(struct.pack(">d", high))
+    four = b"\\xfa%b.[^\\x00]" % _less(struct.pack(">f", high))
+    two = b"\\xf9%b" % _less(struct.pack(">e", min(high, 65_504.0)))
+    return b"(?:%b|%b|%b|\\xf9\\x3c\\x00)" % (eight, four, two)  # the last is 1.0
+
+
+def _less(number: bytes) -> bytes:
+    """Two bytes that are less than the first two of this one."""
+    first, second = number[0], number[1]
+    less = b"[\\x00-\\x%02x]." % (first - 1)
+    return less if not second else b"(?:%b|\\x%02x[\\x00-\\x%02x])" % (less, first, second - 1)
