@@ -32,11 +32,11 @@ import numpy as np
 from autotrain_cloud.labels.filters import FilterSettings, check_speech, failed
 from autotrain_cloud.labels.label import LabelSettings, judge
 from autotrain_cloud.labels.records import Label
-from autotrain_cloud.labels.speech import find_speech
 from autotrain_cloud.labels.stretches import StretchSettings, agreed
 from autotrain_cloud.labels.text import plain
 from autotrain_cloud.labels.trust import MIN_CHECKED, fit_trust
 from autotrain_cloud.segments import Samples, Segment, segment_audio
+from autotrain_cloud.speech import find_speech
 from autotrain_cloud.tables import read_rows, write_rows
 from autotrain_cloud.teacher import TeacherSettings, Transcript, open_teacher
 from benchmarks import measure

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from autotrain_cloud.labels.speech import SpeechEvidence
+from autotrain_cloud.speech import SpeechEvidence
 from autotrain_cloud.teacher import Transcript
 from edge_runtime.errors import ConfigError
 

@@ -26,12 +26,12 @@ from autotrain_cloud.labels.filters import (
     failed,
 )
 from autotrain_cloud.labels.records import Label
-from autotrain_cloud.labels.speech import SpeechEvidence, find_speech
 from autotrain_cloud.labels.stretches import StretchSettings, cut
 from autotrain_cloud.labels.text import distance, plain
 from autotrain_cloud.labels.triage import TriageSettings, triage
 from autotrain_cloud.labels.trust import TrustModel, agreement
 from autotrain_cloud.segments import Samples, Segment, read_segments, resolved, segment_audio
+from autotrain_cloud.speech import SpeechEvidence, find_speech
 from autotrain_cloud.tables import read_rows, to_plain, write_rows
 from autotrain_cloud.teacher import (
     Score,
@@ -170,7 +170,7 @@ def judge(
         check_speech(evidence, settings.filters),
         check_transcript(teacher, text, evidence.speech_s, settings.filters),
     )
-    kind = triage(to_device, to_second, settings.triage)
+    kind = triage(to_device, to_second, settings.triage, confidence=teacher.confidence)
     decision, reasons = decide(kind, failed(outcomes))
     label = Label(
         segment=segment,

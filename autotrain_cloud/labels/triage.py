@@ -4,11 +4,15 @@
 |---|---|---|---|
 | `easy` | the same words | any | true, but the student knows it: replay |
 | `gold` | differ | agree | true, and new to the student: train |
+| `sure` | differ | nearly agree, and the teacher is sure | mostly true, and new: train |
 | `near` | nearly agree | nobody to ask | mostly true: train, with less trust |
 | `disputed` | differ | disagree | a person should listen |
 | `lone` | differ much | nobody to ask | nobody confirms it: a person, or nothing |
 
 `near` is what one teacher can do: the device itself is the second voice.
+
+What agrees is what both understand already, so labels by agreement alone are easy ones. `sure` adds
+harder ones; how sure a teacher must be depends on its confidences, so it is off until it is set.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from dataclasses import dataclass
 
 from edge_runtime.errors import ConfigError
 
-KINDS = ("easy", "gold", "near", "disputed", "lone")
+KINDS = ("easy", "gold", "sure", "near", "disputed", "lone")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,17 +30,32 @@ class TriageSettings:
 
     max_easy: float = 0.0  # teacher to device, to count as the same
     max_teachers: float = 0.1  # teacher to teacher, to agree
+    max_sure: float = 0.3  # teacher to teacher, where the first is sure
+    sure_confidence: float = 1.0  # of the teacher, to be sure: above this; 1: never
     max_near: float = 0.2  # teacher to device, where there is no second teacher
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_easy <= self.max_near <= 1 or not 0 <= self.max_teachers <= 1:
             raise ConfigError("distances are 0 to 1, and max_easy is not above max_near")
+        if not 0 <= self.max_sure <= 1 or not 0 <= self.sure_confidence <= 1:
+            raise ConfigError("max_sure and sure_confidence are 0 to 1")
 
 
-def triage(teacher_device: float, teacher_second: float | None, settings: TriageSettings) -> str:
-    """One of KINDS, from distances of plain texts; None: there was no second teacher."""
+def triage(
+    teacher_device: float,
+    teacher_second: float | None,
+    settings: TriageSettings,
+    *,
+    confidence: float = 0.0,
+) -> str:
+    """One of KINDS, from distances of plain texts and the teacher's mean confidence; None: there
+    was no second teacher.
+    """
     if teacher_device <= settings.max_easy:
         return "easy"
     if teacher_second is None:
         return "near" if teacher_device <= settings.max_near else "lone"
-    return "gold" if teacher_second <= settings.max_teachers else "disputed"
+    if teacher_second <= settings.max_teachers:
+        return "gold"
+    sure = confidence > settings.sure_confidence
+    return "sure" if sure and teacher_second <= settings.max_sure else "disputed"

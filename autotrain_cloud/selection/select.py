@@ -33,7 +33,7 @@ class SelectionSettings:
     hours: float = 10.0  # at most, replay included
     max_device_hours: float = 1.0
     replay_share: float = 0.2  # of the hours: speech that the student knew before
-    dev_share: float = 0.05  # of the voices
+    dev_share: float = 0.05  # of the voices; of the utterances, where that is less than one
     diversity: float = 0.5  # 0: utility alone; 1: as far apart as possible
     discovered: int = 8  # domains to find where no examples say what there is
     min_trust: float = 0.0
@@ -155,8 +155,9 @@ def select(
             "domain, known to the student, longer than what is left of the hours, or over its "
             "device's limit"
         )
-    if settings.dev_share and len({row.split for row in rows}) == 1:
-        # Too few voices to keep one apart: utterances instead.
+    voices = {voice(row.device, row.speaker) for row in rows}
+    if settings.dev_share * len(voices) < 1 or len({row.split for row in rows}) == 1:
+        # Too few voices to keep one apart: it would not be like the others. Utterances instead.
         rows = [
             replace(
                 row, split="dev" if drawn(row.segment_id, "dev") < settings.dev_share else "train"

@@ -84,6 +84,7 @@ class TeacherSettings:
     max_tokens: int = 224  # per piece of at most 30 s
     words: bool = True  # times and confidences of words cost one more forward pass
     seed: int = 0  # of sampling, above temperature 0
+    denoise_below_db: float = 0.0  # signal to noise: what is worse is cleaned first; 0: nothing is
 
 
 class Teacher(Protocol):
@@ -114,7 +115,15 @@ def open_teacher(settings: TeacherSettings) -> Teacher:
 
     Raises ConfigError: an unknown name, or what it needs is not there (which package or file).
     """
-    settings = chosen(settings)
+    teacher = _named(chosen(settings))
+    if settings.denoise_below_db <= 0:
+        return teacher
+    from autotrain_cloud.teacher.denoise import denoised
+
+    return denoised(teacher, below_db=settings.denoise_below_db)
+
+
+def _named(settings: TeacherSettings) -> Teacher:
     if settings.name == "openai-whisper":
         from autotrain_cloud.teacher.openai_whisper import OpenAIWhisper
 

@@ -131,12 +131,15 @@ timeout_minutes = 10.0
         (out / "label.toml").write_text(f"""
 [teacher]
 name = "pocketsphinx"
+denoise_below_db = 18.0
 [second]
 name = "bundle"
 model = "{BUNDLE}"
+[triage]
+sure_confidence = 0.7
 """)
         (out / "select.toml").write_text(
-            "dev_share = 0.15\nmax_device_hours = 5.0\nreplay_share = 0.0\n"
+            "dev_share = 0.2\nmax_device_hours = 5.0\nreplay_share = 0.0\n"
         )
         (out / "gate.toml").write_text("""
 [test]
@@ -167,7 +170,7 @@ label_settings = "{out}/label.toml"
 select_settings = "{out}/select.toml"
 gate_settings = "{out}/gate.toml"
 [settings]
-tolerance = 0.0
+tolerance = 0.01
 train_set = ["optim.steps={self.pace.steps}"]
 threads = 1
 targets = "dynamic"

@@ -131,6 +131,18 @@ def test_triage_follows_its_table() -> None:
     assert triage(0.5, None, settings) == "lone"
 
 
+def test_a_sure_teacher_is_believed_where_another_nearly_agrees_if_that_was_asked_for() -> None:
+    settings = TriageSettings(max_teachers=0.1, max_sure=0.3, sure_confidence=0.7)
+    assert triage(0.5, 0.2, settings, confidence=0.8) == "sure"
+    assert triage(0.5, 0.2, settings, confidence=0.7) == "disputed"
+    assert triage(0.5, 0.4, settings, confidence=0.9) == "disputed"
+    assert triage(0.5, 0.05, settings, confidence=0.1) == "gold"
+    assert triage(0.5, None, settings, confidence=0.9) == "lone"
+    assert triage(0.5, 0.2, TriageSettings(), confidence=1.0) == "disputed"
+    with pytest.raises(ConfigError, match="sure_confidence"):
+        TriageSettings(sure_confidence=2.0)
+
+
 def test_settings_that_nothing_could_pass_are_an_error() -> None:
     with pytest.raises(ConfigError, match="min_chars_per_s"):
         check_settings(FilterSettings(min_chars_per_s=30))

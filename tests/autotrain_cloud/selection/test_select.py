@@ -197,3 +197,26 @@ def test_diversity_takes_the_far_before_the_alike() -> None:
         for d in (0.0, 1.0)
     ]  # fmt: skip
     assert order == [[0, 1, 2], [0, 2, 1]]
+
+
+def test_a_voice_is_on_one_side_of_the_split_where_there_are_enough_of_them() -> None:
+    rng = random.Random(0)
+    labels = [
+        label(f"{n:03}", sentence(SAILING, rng), segment_device=f"d{n % 40}") for n in range(200)
+    ]
+    found = select(labels, SelectionSettings(replay_share=0.0, dev_share=0.2))
+    sides = defaultdict(set)
+    for row in found.rows:
+        sides[row.device].add(row.split)
+    assert all(len(splits) == 1 for splits in sides.values())
+    assert {split for splits in sides.values() for split in splits} == {"train", "dev"}
+
+
+def test_of_few_voices_none_is_all_that_is_asked_before_going_further() -> None:
+    rng = random.Random(0)
+    labels = [
+        label(f"{n:03}", sentence(SAILING, rng), segment_device=f"d{n % 3}") for n in range(200)
+    ]
+    found = select(labels, SelectionSettings(replay_share=0.0, dev_share=0.2))
+    asked = [row.device for row in found.rows if row.split == "dev"]
+    assert set(asked) == {"d0", "d1", "d2"} and 0.1 < len(asked) / len(found.rows) < 0.3

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from autotrain_cloud.labels.filters import FilterSettings, check_speech, failed
-from autotrain_cloud.labels.speech import find_speech
 from autotrain_cloud.segments import Samples, Segment, segment_audio
+from autotrain_cloud.speech import find_speech
 
-SAMPLES = Path(__file__).parents[3] / "samples"
+SAMPLES = Path(__file__).parents[2] / "samples"
 RATE = 16_000
 
 
