@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="feature stores of what must not be forgotten, none of it trained on",
     )  # fmt: skip
     parser.add_argument(
-        "--alphas", default="0.2,0.3,0.4,0.5,0.7,1",
+        "--alphas", default="0.2,0.3,0.4,0.5,0.6,0.7,1",
         help="comma-separated shares of the new weights to try [0.2,0.3,0.4,0.5,0.7,1]",
     )  # fmt: skip
     parser.add_argument(
