@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--alphas", default="0.2,0.3,0.4,0.5,0.6,0.7,1",
-        help="comma-separated shares of the new weights to try [0.2,0.3,0.4,0.5,0.7,1]",
+        help="comma-separated shares of the new weights to try [0.2,0.3,0.4,0.5,0.6,0.7,1]",
     )  # fmt: skip
     parser.add_argument(
         "--tolerance", type=float, default=0.01, metavar="X",
