@@ -8,8 +8,10 @@ same tests run against it. The stand-in answers the few questions that are asked
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -36,6 +38,7 @@ class RealServer:
              "--default-artifact-root", str(folder / "artifacts"), "--host", "127.0.0.1",
              "--port", str(port), "--workers", "1"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )  # fmt: skip
         deadline = time.monotonic() + 240
         while True:
@@ -48,8 +51,8 @@ class RealServer:
                 time.sleep(0.2)
 
     def close(self) -> None:
-        self._process.terminate()
-        self._process.wait(30)
+        os.killpg(self._process.pid, signal.SIGKILL)  # with its workers
+        self._process.wait()
 
 
 class StandIn:

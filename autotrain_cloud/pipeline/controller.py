@@ -285,11 +285,17 @@ class Controller:
         stop = threading.Event()
 
         def tend() -> None:
+            told = ""
             while not stop.wait(TEND_S):
+                trouble = ""
                 try:
                     self.tend()
-                except Exception:  # a database that is down, a disk that is full: look again later
-                    log.exception("the controller could not look after its runs")
+                except Exception as error:  # a database that is down, a disk that is full
+                    trouble = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                    if trouble != told:
+                        log.warning("runs cannot be looked after: %s; trying again", trouble)
+                        log.debug("in full", exc_info=True)
+                told = trouble
 
         self._engine.work()
         thread = threading.Thread(target=tend, name="pipeline-tend")

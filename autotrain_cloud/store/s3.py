@@ -1,8 +1,8 @@
 """Object stores that speak S3: how they are asked, and what their refusals mean.
 
 Who asks, and where, is what every program of S3 reads: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
-AWS_SESSION_TOKEN, AWS_ENDPOINT_URL, AWS_DEFAULT_REGION, AWS_CA_BUNDLE, or `~/.aws`. Nothing of it is
-part of a URL, so nothing secret is in settings, messages and logs.
+AWS_SESSION_TOKEN, AWS_ENDPOINT_URL, AWS_DEFAULT_REGION, AWS_CA_BUNDLE, or `~/.aws`. Nothing of it
+is part of a URL, so nothing secret is in settings, messages and logs.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _mirror(controller: Controller, stop: threading.Event) -> None:
-    """Shows the ledger elsewhere, beside all else: nothing waits for it, and a kill harms nothing."""
+    """Shows the ledger elsewhere, beside all else: nothing waits for it, a kill harms nothing."""
     from autotrain_cloud.gate.mirror import Mirror
     from autotrain_cloud.service.rounds import Rounds
 

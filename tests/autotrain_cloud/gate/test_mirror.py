@@ -39,7 +39,8 @@ def stand_in() -> Iterator[mlflow.StandIn]:
 
 
 @pytest.fixture(params=["stand-in", "real"])
-def server(request: pytest.FixtureRequest) -> Any:
+def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(mirroring, "ANSWER_S", 60)  # the real one's first answers take their time
     return request.getfixturevalue("real" if request.param == "real" else "stand_in")
 
 
@@ -190,9 +191,7 @@ def test_a_server_without_a_registry_shows_the_runs(tmp_path: Path) -> None:
 def test_two_at_once_send_each_entry_once(stand_in: mlflow.StandIn, tmp_path: Path) -> None:
     for counter in range(2, 12):
         append(tmp_path / "l", "verdict", "ann", verdict(counter, name="m"))
-    threads = [
-        threading.Thread(target=Mirror(tmp_path / "l", stand_in.url).send) for _ in range(4)
-    ]
+    threads = [threading.Thread(target=Mirror(tmp_path / "l", stand_in.url).send) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

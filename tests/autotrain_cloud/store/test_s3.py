@@ -195,7 +195,9 @@ def test_one_that_takes_connections_and_says_nothing_does_not_hold_a_batch_for_l
         assert time.monotonic() - began < 30
 
 
-@pytest.mark.parametrize("code", ["AccessDenied", "PermanentRedirect", "ExpiredToken", "SlowDown"])
+@pytest.mark.parametrize(
+    "code", ["AccessDenied", "AuthorizationHeaderMalformed", "ExpiredToken", "SlowDown"]
+)
 def test_refusals_of_other_servers_are_explained(
     objects: ObjectStore, monkeypatch: pytest.MonkeyPatch, code: str
 ) -> None:
@@ -211,7 +213,7 @@ class Refusing:
 
     def __init__(self, port: int, code: str) -> None:
         body = f"<Error><Code>{code}</Code><Message>No.</Message></Error>".encode()
-        status = {"SlowDown": 503, "PermanentRedirect": 301, "ExpiredToken": 400}.get(code, 403)
+        status = {"SlowDown": 503, "AccessDenied": 403}.get(code, 400)
         head = f"HTTP/1.1 {status} No\r\nContent-Type: application/xml\r\nConnection: close\r\n"
         self._answer = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
         self._listener = socket.create_server(("127.0.0.1", port))
