@@ -67,6 +67,7 @@ class DbosEngine:
         from dbos import DBOS, DBOSClient, DBOSConfig
 
         self._workflow = workflow
+        self._url = url
         self._executor = executor
         self._concurrency = concurrency
         self._folder = folder / "executors"
@@ -133,7 +134,10 @@ class DbosEngine:
         self._beating.start()
         DBOS(config=self._config)
         DBOS.workflow(name=QUEUE, max_recovery_attempts=None)(pipeline)
-        DBOS.launch()
+        try:
+            DBOS.launch()
+        except Exception as error:  # of whichever driver
+            raise StorageError(f"{_shown(self._url)}: cannot be used: {error}") from error
         DBOS.register_queue(QUEUE, worker_concurrency=self._concurrency, polling_interval_sec=0.2)
 
     def adopt(self) -> int:

@@ -102,11 +102,10 @@ class Blobs:
                 yield from (f"{day}/{path.rpartition('/')[2]}" for path in self._list(folder))
 
     def _list(self, folder: str) -> list[str]:
-        found: list[str] = []
+        names: list[object] = []
         with self._failing(folder, "cannot be read", absent_is_fine=True):
             names = self._files.ls(folder, detail=False, refresh=True, **self._patience)
-            found = [str(name) for name in names]
-        return found
+        return [str(name) for name in names]
 
     @contextmanager
     def _failing(self, path: str, what: str, *, absent_is_fine: bool = False) -> Iterator[None]:
