@@ -46,8 +46,8 @@ def test_while_the_database_is_down_learning_says_so_in_a_few_lines_and_then_goe
                  "--pipeline", str(pipeline), "--every", "0.2"],
                 stdin=subprocess.DEVNULL, stdout=sink, stderr=sink,
             )  # fmt: skip
+        controller = Controller.open(pipeline)
         try:
-            controller = Controller.open(pipeline)
             raise_alarm(store)
 
             def states() -> list[str]:
@@ -68,4 +68,5 @@ def test_while_the_database_is_down_learning_says_so_in_a_few_lines_and_then_goe
         finally:
             learn.kill()
             learn.wait()
+            controller.close()
             store.close()
