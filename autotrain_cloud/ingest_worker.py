@@ -142,7 +142,8 @@ def serve(pipe: Connection) -> None:
             request, judged = asked
             try:
                 if store is None or ingest is None or upkeep is None:
-                    store = Store.open(settings.store)
+                    store = store or Store.open(settings.store)
+                    store.blobs.check()  # else devices would be told to send
                     ingest = Ingest(store, settings.ingest, settings.retention)
                     upkeep = Upkeep(store, settings.retention)
                     upkeep.start()

@@ -25,6 +25,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 from edge_runtime import __version__
@@ -101,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
 
 
+_URL = re.compile(r"[a-z][a-z0-9+.-]+:/[^/]")  # as Path writes s3://bucket
 _OURS = {"edge_runtime", "training", "calibration", "jetson", "autotrain_cloud"}
 
 
@@ -135,6 +137,13 @@ def _dispatch(argv: list[str]) -> int:
         args = parser.parse_args(argv[1:])
     except SystemExit as stop:  # argparse has said why
         return int(stop.code or 0)
+    for name, value in vars(args).items():
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, Path) and _URL.match(str(each)):
+                complain(
+                    f"--{name.replace('_', '-')} {each} is a URL (expected a path on this machine)"
+                )
+                return USAGE
     return command.run(args)
 
 

@@ -91,6 +91,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is Path and isinstance(value, str):
+        if "://" in value:  # Path would make a folder called "s3:" of it
+            raise ConfigError(f"{where}: {value!r} is a URL (expected a path on this machine)")
         return Path(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise ConfigError(f"{where}: {value!r} (expected {_named(hint)})")

@@ -114,6 +114,11 @@ def remember(
         "verdict": verdict.digest,
         **{name: fields[name] for name in ("reasons", "champion", "challenger")},
         "sets": [{name: one[name] for name in ("name", "role", "digest")} for one in verdict.sets],
+        "measured": {
+            rule.name: numbers
+            for rule in verdict.rules
+            if (numbers := {k: v for k, v in rule.measured.items() if isinstance(v, int | float)})
+        },
         "training": [
             {"name": one.name, "sha256": hashlib.sha256(one.read_bytes()).hexdigest()}
             for one in training

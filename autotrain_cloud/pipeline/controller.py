@@ -70,6 +70,7 @@ class Knobs:
     repository: Path | None = None  # of `vitconformer release`
     keys: Path | None = None
     ledger: Path | None = None  # of promotions
+    mirror: str = ""  # URL of an MLflow tracking server that is to show it too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +106,8 @@ class PipelineSettings:
             inputs=_below(base, found.inputs),
             settings=_below(base, found.settings),
         )
+        if found.settings.mirror and found.settings.ledger is None:
+            raise ConfigError(f"{path}: settings.mirror: needs settings.ledger, of which it is")
         if found.concurrency < 1 or not found.back_off_s > 0:
             raise ConfigError(f"{path}: concurrency, back_off_s: must be positive")
         steps.plan(commands, [*_values(found.inputs), *_values(found.settings), *OF_A_RUN])
@@ -282,11 +285,17 @@ class Controller:
         stop = threading.Event()
 
         def tend() -> None:
+            told = ""
             while not stop.wait(TEND_S):
+                trouble = ""
                 try:
                     self.tend()
-                except Exception:  # a database that is down, a disk that is full: look again later
-                    log.exception("the controller could not look after its runs")
+                except Exception as error:  # a database that is down, a disk that is full
+                    trouble = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                    if trouble != told:
+                        log.warning("runs cannot be looked after: %s; trying again", trouble)
+                        log.debug("in full", exc_info=True)
+                told = trouble
 
         self._engine.work()
         thread = threading.Thread(target=tend, name="pipeline-tend")

@@ -36,6 +36,27 @@ _PHASES: dict[str, Phase] = {
 }  # fmt: skip
 
 
+class InShort(logging.Filter):
+    """While its database is away DBOS says so several times a second, some of it in tracebacks: a
+    line from each place of it in a minute will do.
+    """
+
+    EVERY_S = 60.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[tuple[str, int], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        place, now = (record.pathname, record.lineno), time.monotonic()
+        if now - self._said.get(place, -self.EVERY_S) < self.EVERY_S:
+            return False
+        self._said[place] = now
+        first = record.getMessage().partition("Traceback")[0].partition("\n")[0]
+        record.msg, record.args, record.exc_info = first.rstrip(" :"), None, None
+        return True
+
+
 class DbosEngine:
     """See `autotrain_cloud.pipeline.workflows.Engine`. One per process may `work`."""
 
@@ -46,6 +67,7 @@ class DbosEngine:
         from dbos import DBOS, DBOSClient, DBOSConfig
 
         self._workflow = workflow
+        self._url = url
         self._executor = executor
         self._concurrency = concurrency
         self._folder = folder / "executors"
@@ -63,7 +85,10 @@ class DbosEngine:
             use_listen_notify=False,
             notification_listener_polling_interval_sec=0.2,
         )
-        logging.getLogger("dbos").setLevel(logging.WARNING)
+        its_words = logging.getLogger("dbos")
+        its_words.setLevel(logging.WARNING)
+        if not any(isinstance(each, InShort) for each in its_words.filters):
+            its_words.addFilter(InShort())
         if url.startswith("sqlite:///"):
             Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -109,7 +134,10 @@ class DbosEngine:
         self._beating.start()
         DBOS(config=self._config)
         DBOS.workflow(name=QUEUE, max_recovery_attempts=None)(pipeline)
-        DBOS.launch()
+        try:
+            DBOS.launch()
+        except Exception as error:  # of whichever driver
+            raise StorageError(f"{_shown(self._url)}: cannot be used: {error}") from error
         DBOS.register_queue(QUEUE, worker_concurrency=self._concurrency, polling_interval_sec=0.2)
 
     def adopt(self) -> int:

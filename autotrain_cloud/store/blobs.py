@@ -5,6 +5,9 @@
 A pack is written once, whole, and never changed: what is to go goes with its pack (`spool.bury`).
 The database knows where in which pack a piece lies, and what its digest is. A pack is on the disk,
 or in the object store, before the transaction that names it is committed.
+
+Whatever a place raises, the place has failed, and never what was to be kept there: of object stores
+each library has errors of its own.
 """
 
 from __future__ import annotations
@@ -13,13 +16,16 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from autotrain_cloud.store import s3
 from edge_runtime.contract.records import new_id
 from edge_runtime.errors import ConfigError, StorageError
 from edge_runtime.files import sync_directory
@@ -29,10 +35,25 @@ class Blobs:
     """The packs below a folder or URL. Failures of the place are StorageErrors."""
 
     def __init__(self, url: str) -> None:
+        self._is_s3 = url.startswith(("s3://", "s3a://"))
+        if self._is_s3 and "@" in urlsplit(url).netloc:
+            raise ConfigError(
+                "store.blobs: credentials do not belong in the URL; set AWS_ACCESS_KEY_ID and"
+                " AWS_SECRET_ACCESS_KEY"
+            )
         try:
-            files, root = url_to_fs(url)
-        except (ValueError, ImportError) as error:
+            files, root = url_to_fs(
+                url, use_listings_cache=False, skip_instance_cache=True,
+                **(s3.OPTIONS if self._is_s3 else {}),
+            )  # fmt: skip
+        except ImportError as error:
+            raise ConfigError(f"store.blobs: {url}: {error}; pip install that package") from error
+        except ValueError as error:
             raise ConfigError(f"store.blobs: {url}: {error}") from error
+        self._patience: dict[str, float] = {}
+        if self._is_s3:
+            files.retries = s3.ATTEMPTS
+            self._patience = {"timeout": s3.PATIENCE_S}
         self._files: fsspec.AbstractFileSystem = files
         self._root = str(root).rstrip("/")
         self.url = url
@@ -46,41 +67,31 @@ class Blobs:
         now_ms = time.time_ns() // 1_000_000
         pack = f"{_day(now_ms)}/{new_id(now_ms, os.urandom(10))}"
         path = self.path(pack)
-        try:
+        with self._failing(path, "cannot be written"):
             if isinstance(self._files, LocalFileSystem):
                 _write(Path(path), pieces)
             else:
-                self._files.pipe_file(path, b"".join(pieces))
-        except OSError as error:
-            raise StorageError(f"{path}: cannot be written: {_why(error)}") from error
+                self._files.pipe_file(path, b"".join(pieces), **self._patience)
         return pack
 
     def read(self, pack: str, start: int, size: int, digest: str) -> bytes:
         """Raises StorageError where it is missing, unreadable or not what it was."""
         path = self.path(pack)
-        try:
-            data: bytes = self._files.cat_file(path, start=start, end=start + size)
-        except OSError as error:
-            raise StorageError(f"{path}: cannot be read: {_why(error)}") from error
+        with self._failing(path, "cannot be read"):
+            end = start + size
+            data: bytes = self._files.cat_file(path, start=start, end=end, **self._patience)
         if hashlib.sha256(data).hexdigest() != digest:
             raise StorageError(f"{path}: damaged: the digest at {start} is another")
         return data
 
     def delete(self, pack: str) -> None:
         """Whether or not it is there."""
-        try:
-            self._files.rm_file(self.path(pack))
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise StorageError(f"{self.path(pack)}: cannot be deleted: {_why(error)}") from error
+        with self._failing(self.path(pack), "cannot be deleted", absent_is_fine=True):
+            self._files.rm_file(self.path(pack), **self._patience)
 
     def check(self) -> None:
-        """Whether the place answers; it need not exist yet. Raises StorageError."""
-        try:
-            self._files.exists(self._root)
-        except OSError as error:
-            raise StorageError(f"{self._root}: does not answer: {_why(error)}") from error
+        """Whether the place answers; the folder need not exist yet. Raises StorageError."""
+        self._list(self._root)
 
     def packs(self, since_ms: int = 0) -> Iterator[str]:
         """All that are there, from the day of `since_ms` (of 1970, UTC) on."""
@@ -91,12 +102,22 @@ class Blobs:
                 yield from (f"{day}/{path.rpartition('/')[2]}" for path in self._list(folder))
 
     def _list(self, folder: str) -> list[str]:
+        names: list[object] = []
+        with self._failing(folder, "cannot be read", absent_is_fine=True):
+            names = self._files.ls(folder, detail=False, refresh=True, **self._patience)
+        return [str(name) for name in names]
+
+    @contextmanager
+    def _failing(self, path: str, what: str, *, absent_is_fine: bool = False) -> Iterator[None]:
+        """Failures as StorageErrors. A bucket, other than a folder, has to be there."""
         try:
-            return [str(name) for name in self._files.ls(folder, detail=False, refresh=True)]
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise StorageError(f"{folder}: cannot be read: {_why(error)}") from error
+            yield
+        except Exception as error:
+            absent = isinstance(error, FileNotFoundError)
+            if absent and absent_is_fine and not (self._is_s3 and s3.code(error) == "NoSuchBucket"):
+                return
+            why = s3.meaning(error) if self._is_s3 else _why(error)
+            raise StorageError(f"{path}: {what}: {why}") from error
 
 
 def written_ms(pack: str) -> int:
@@ -126,5 +147,5 @@ def _write(path: Path, pieces: Sequence[bytes]) -> None:
     sync_directory(path.parent)
 
 
-def _why(error: OSError) -> str:
-    return error.strerror or str(error) or type(error).__name__
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

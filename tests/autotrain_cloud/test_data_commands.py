@@ -113,3 +113,12 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert main(["cloud", *argv]) == 2
     [line] = capsys.readouterr().err.strip().splitlines()
     assert problem in line
+
+
+def test_a_url_where_files_are_expected_is_refused_and_makes_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["cloud", "gather", "--config", "cloud.toml", "--out", "s3://fleet/x"]) == 2
+    assert "--out s3:/fleet/x is a URL" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

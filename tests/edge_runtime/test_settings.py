@@ -81,3 +81,10 @@ def test_a_wrong_value_is_named_with_its_file_its_key_and_what_was_expected(
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no\.toml: cannot be read: No such file"):
         read_settings(Everything, tmp_path / "no.toml")
+
+
+def test_a_url_where_a_path_is_expected_is_said_so(tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text('host = "h"\nca = "s3://fleet/ca.pem"\n')
+    with pytest.raises(ConfigError, match=r"s\.toml: ca: 's3://fleet/ca\.pem' is a URL"):
+        read_settings(Broker, path)

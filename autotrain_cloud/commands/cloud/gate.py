@@ -37,6 +37,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ledger", type=Path, metavar="FILE", help="promotion ledger (default: DIR/ledger.jsonl)"
     )
+    parser.add_argument(
+        "--mirror", metavar="URL", help="MLflow tracking server that is to show the ledger too"
+    )
     parser.add_argument("--who", metavar="NAME", help="for the ledger (default: the user)")
     parser.add_argument("--plot", action="store_true", help="a picture too, DIR/verdict.png")
     parser.add_argument("--json", action="store_true", help="the verdict as JSON on stdout")
@@ -57,14 +60,17 @@ def add_hearing_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from autotrain_cloud.gate import ledger, report
+    from autotrain_cloud.gate.mirror import Mirror
     from autotrain_cloud.gate.run import Request, remember, run_gate
     from autotrain_cloud.gate.settings import GateSettings
     from edge_runtime.cli import FAILED, OK
+    from edge_runtime.errors import StorageError
     from edge_runtime.files import write_atomically
     from edge_runtime.settings import read_settings
 
     settings = read_settings(GateSettings, args.settings) if args.settings else GateSettings()
     book = args.ledger or args.out / "ledger.jsonl"
+    mirror = Mirror(book, args.mirror) if args.mirror else None
     request = Request(
         champion=args.champion,
         challenger=args.challenger,
@@ -89,6 +95,11 @@ def run(args: argparse.Namespace) -> int:
         report.plot(verdict, args.out / "verdict.png")
     entry = remember(book, verdict, args.who or getpass.getuser(), training=request.training)
     say(f"{args.out / 'verdict.md'}; {book} entry {entry.number}, head {entry.hash[:12]}")
+    if mirror is not None:
+        try:
+            mirror.send()
+        except StorageError as error:
+            say(f"warning: {error}; `vitconformer cloud ledger mirror {book} --to ...` sends later")
     for warning in verdict.warnings:
         say(f"warning: {warning}")
     if args.json:

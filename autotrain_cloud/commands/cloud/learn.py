@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 HELP = "watch the fleet, retrain when it hears worse, roll out what the gate lets through"
 
+MIRROR_S = 10.0  # between two looks for what MLflow lacks
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_config_option(parser)
@@ -53,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
             "rollouts": rolling.step,
         }
         rounds = Rounds(parts, say=lambda line: print(line, file=sys.stderr, flush=True))
+        _mirror(controller, stop)
         with controller.at_work():
             while not stop.wait(args.every):
                 rounds.go(now_ms())
@@ -60,6 +63,27 @@ def run(args: argparse.Namespace) -> int:
         store.close()
         controller.close()
     return 0
+
+
+def _mirror(controller: Controller, stop: threading.Event) -> None:
+    """Shows the ledger elsewhere, beside all else: nothing waits for it, a kill harms nothing."""
+    from autotrain_cloud.gate.mirror import Mirror
+    from autotrain_cloud.service.rounds import Rounds
+
+    settings = controller.settings.settings
+    if settings.ledger is None or not settings.mirror:
+        return
+    mirror = Mirror(settings.ledger, settings.mirror)
+    rounds = Rounds(
+        {"mirror": lambda _: mirror.send()},
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+
+    def send() -> None:
+        while not stop.wait(MIRROR_S):
+            rounds.go(now_ms())
+
+    threading.Thread(target=send, name="mirror", daemon=True).start()
 
 
 def _republisher(controller: Controller) -> Republish:

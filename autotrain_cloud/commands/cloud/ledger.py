@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-HELP = "the promotion ledger: show it, or verify its chain"
+HELP = "the promotion ledger: show it, verify its chain, or send it to MLflow"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     verify.add_argument(
         "--head", default="", metavar="HASH", help="of an entry that must be there, from a note"
     )
-    for verb in (show, verify):
+    mirror = verbs.add_parser("mirror", help="send what an MLflow tracking server lacks of it")
+    mirror.add_argument("--to", required=True, metavar="URL", help="of the server")
+    for verb in (show, verify, mirror):
         verb.add_argument("file", type=Path, metavar="FILE")
         verb.add_argument("--json", action="store_true", help="JSON on stdout")
 
@@ -29,6 +31,8 @@ def run(args: argparse.Namespace) -> int:
 
     if not args.file.is_file():
         raise ConfigError(f"{args.file}: there is no ledger here")
+    if args.verb == "mirror":
+        return _mirror(args)
     reading = verify(args.file, head=getattr(args, "head", ""))
     if reading.torn:
         sys.stderr.write(
@@ -56,4 +60,17 @@ def run(args: argparse.Namespace) -> int:
               f"{names}".rstrip())  # fmt: skip
         for reason in body.get("reasons", ()):
             print(f"      {reason}")
+    return OK
+
+
+def _mirror(args: argparse.Namespace) -> int:
+    from autotrain_cloud.gate.mirror import Mirror
+    from edge_runtime.cli import OK
+
+    mirror = Mirror(args.file, args.to)
+    sent = 0
+    while count := mirror.send():
+        sent += count
+    found = {"sent": sent, "waiting": mirror.waiting()}
+    print(json.dumps(found) if args.json else "{sent} entries sent, {waiting} wait".format(**found))
     return OK
