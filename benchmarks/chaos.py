@@ -26,6 +26,7 @@ from tests.broker import Broker
 
 PARTS = ("broker", "ingest")
 RESEND_S = 5.0  # a segment without a receipt is sent again
+PATIENCE_S = 900.0  # a device never gives up; a benchmark has to
 
 
 class Intake:
@@ -55,7 +56,7 @@ class Intake:
         self.store.close()
 
     def device(self, name: str) -> Device:
-        return Device(self.broker, name, resend_s=RESEND_S)
+        return Device(self.broker, name, resend_s=RESEND_S, patience_s=PATIENCE_S)
 
     def kill(self, part: str, rng: random.Random, *, away_s: float = 0.0) -> None:
         """SIGKILL, which ends the process with the store too; half of the brokers forget all.

@@ -39,6 +39,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from autotrain_cloud.pipeline.controller import Controller
     from benchmarks.chaos import Intake
+    from edge_runtime.contract.messages import Segment
+    from tests.autotrain_cloud.processes import Device
 
 FIRST, REST = 20, 60  # segments of a device before its run is asked for, and after
 SIZE = 4000  # bytes of audio
@@ -153,18 +155,22 @@ class _Fleet:
         made = [segment(n, size=SIZE) for n in range(number * each, (number + 1) * each)]
         name = f"{family}-device"
         with self._intake.device(name) as device:
-            self.sent.update(one.id for one in made)
-            device.deliver(made[:FIRST])
+            self._send(device, made[:FIRST])
             with self._turn:
                 with self._intake.store.begin() as db:
                     set_slice(db, name, family)
                 self.first[family] = {one.id for one in made[:FIRST]}
                 self._controller.start(why="chaos", id=family, slice=family)
             for start in range(FIRST, each, 5):
-                device.deliver(made[start : start + 5])
+                self._send(device, made[start : start + 5])
                 time.sleep(0.5)
         while self._controller.runs.read(family).state in OPEN:
             time.sleep(0.2)
+
+    def _send(self, device: Device, some: list[Segment]) -> None:
+        """Returns when all have their receipts."""
+        self.sent.update(one.id for one in some)
+        device.deliver(some)
 
 
 def _under_fire(
