@@ -8,7 +8,8 @@ made again. Of runs that are done, models and verdicts stay (`Step.outlives`): w
 are is the lineage's answer. A run that is under way is stopped for an erasure, and begins anew
 without what was erased when its copies are gone; for what is only too old it is left in peace.
 
-Doing it again does what is left, wherever it was cut off: the folder of `gather` goes last.
+Doing it again does what is left, wherever it was cut off: what was made from a result goes before
+the result, and the folder of `gather` last.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from edge_runtime.errors import StorageError
 HOUR_MS = 3_600_000
 WHO = "an erase request"
 _KEY = re.compile(r"[0-9a-f]{32}")
+_ORDER = {step.name: number for number, step in enumerate(steps.STEPS)}
 _OUTLIVES = {step.name for step in steps.STEPS if step.outlives}
 
 
@@ -85,7 +87,7 @@ def _forget(store: Store, controller: Controller, now_ms: int) -> Forgotten:
             with store.begin() as db:  # the lineage, before what it is read from is gone
                 remember_run(db, run, now_ms=now_ms)
     doomed = [one for one in results if one.key in touched and (one.step, one.key) not in kept]
-    for one in sorted(doomed, key=lambda one: one.step == "gather"):
+    for one in sorted(doomed, key=lambda one: _ORDER.get(one.step, 0), reverse=True):
         aside = one.path.with_name(f"{one.path.name}.gone")
         try:
             one.path.rename(aside)
