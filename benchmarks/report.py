@@ -231,7 +231,7 @@ def _delta(results: Results) -> Finding:
 
 def _false_promotions(results: Results) -> Finding:
     rates = results["worst_superiority"], results["worst_non_inferiority"]
-    text = f"{rates[0]:.1%} / {rates[1]:.1%}; plain bootstrap {results['worst_percentile']:.1%}"
+    text = f"{rates[0]:.2%} / {rates[1]:.2%}; plain bootstrap {results['worst_percentile']:.1%}"
     return text, max(rates) <= 0.07
 
 
