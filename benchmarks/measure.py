@@ -137,7 +137,8 @@ def commit() -> str:
     git = ["git", "-C", str(ROOT)]
     try:
         head = subprocess.check_output([*git, "rev-parse", "--short=10", "HEAD"], text=True).strip()
-        code = ["edge_runtime", "training", "calibration", "bundles", "benchmarks/*.py"]
+        code = ["edge_runtime", "training", "calibration", "autotrain_cloud", "jetson", "deploy",
+                "bundles", "tests/*.py", "benchmarks/*.py"]  # fmt: skip
         changed = subprocess.check_output([*git, "status", "--porcelain", "--", *code], text=True)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -23,10 +23,11 @@ WITH_MANIFESTS = (
     "robustness",
     "confidence",
     "int8",
+    "labels",
 )  # the others measure speed, on the sample clips
 WITH_CHECKPOINT = ("parity", "accuracy")
-# Need models or reports that are not here, or the machine for themselves.
-BY_HAND = ("delta", "fleet_sim", "scenarios")
+# Need models, texts or reports that are not here, the machine for themselves, or many minutes.
+BY_HAND = ("delta", "fleet_sim", "monitor", "pipeline", "rollout", "scenarios", "selection")
 
 
 def main() -> int:
@@ -36,7 +37,9 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=report.ORDER, help="these (default: most)")
     parser.add_argument("--bundle", type=measure.absolute, metavar="DIR")
     measure.add_checkpoint_option(parser, default=None)
-    measure.add_manifest_option(parser, default="for accuracy, robustness, confidence and int8")
+    measure.add_manifest_option(
+        parser, default="for accuracy, robustness, confidence, int8 and labels"
+    )
     args = parser.parse_args()
     failed = []
     for name in args.only or [name for name in report.ORDER if name not in BY_HAND]:

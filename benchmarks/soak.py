@@ -32,9 +32,9 @@ sys.path.insert(0, str(ROOT))  # for the broker of the tests
 
 from sqlalchemy import func, select  # noqa: E402
 
-from autotrain_cloud.settings import StoreSettings  # noqa: E402
-from autotrain_cloud.store import Store, schema  # noqa: E402
+from autotrain_cloud.store import schema  # noqa: E402
 from benchmarks import measure  # noqa: E402
+from benchmarks.chaos import PARTS, Intake, shown  # noqa: E402
 from benchmarks.measure import Table  # noqa: E402
 from edge_runtime.agent.clock import now_ms  # noqa: E402
 from edge_runtime.agent.config import BrokerSettings  # noqa: E402
@@ -45,7 +45,6 @@ from edge_runtime.agent.state import next_session  # noqa: E402
 from edge_runtime.contract.codec import encode  # noqa: E402
 from edge_runtime.contract.messages import Birth, Segment  # noqa: E402
 from edge_runtime.contract.records import Model, new_id  # noqa: E402
-from tests.autotrain_cloud.processes import IngestProcess  # noqa: E402
 from tests.broker import Broker  # noqa: E402
 
 DEVICE = "soak-1"
@@ -66,67 +65,45 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     rng = random.Random(args.seed)
     kills: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "broker").mkdir()
-        settings = StoreSettings(url=f"sqlite:///{folder}/store.db", blobs=str(folder / "blobs"))
-        Store.open(settings).close()
-        begin = time.monotonic()
-        with (
-            Broker.start(folder / "broker") as broker,
-            IngestProcess(broker, settings, folder) as ingest,
-        ):
-            device = Device(folder, broker, args.segments)
-            device.start()
-            while not device.finished():
-                time.sleep(rng.expovariate(1 / args.pause))
-                victim = rng.choice(("broker", "ingest", "device"))
-                if device.finished():
-                    break
-                kills[victim] += 1
-                if victim == "broker":
-                    broker.kill()
-                    time.sleep(rng.uniform(0, 2))
-                    broker.restart(forget=rng.random() < 0.5)
-                elif victim == "ingest":
-                    ingest.kill()
-                    time.sleep(rng.uniform(0, 2))
-                    ingest.start()
-                else:
-                    device.kill()
-                    time.sleep(rng.uniform(0, 1))
-                    device.start()
-                measure.say(f"{device.written():6} segments, kills {dict(kills)}")
-            seconds = time.monotonic() - begin
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory() as name, Intake(Path(name)) as intake:
+        device = Device(Path(name), intake.broker, args.segments)
+        device.start()
+        while not device.finished():
+            time.sleep(rng.expovariate(1 / args.pause))
+            victim = rng.choice((*PARTS, "device"))
+            if device.finished():
+                break
+            kills[victim] += 1
+            if victim == "device":
+                device.kill()
+                time.sleep(rng.uniform(0, 1))
+                device.start()
+            else:
+                intake.kill(victim, rng, away_s=2)
+            measure.say(f"{device.written():6} segments, kills {shown(kills)}")
+        seconds = time.monotonic() - begin
         return {
-            **_judged(folder, settings),
+            **_judged(Path(name), intake),
             "kills": dict(kills),
             "seconds": round(seconds, 1),
         }
 
 
-def _judged(folder: Path, settings: StoreSettings) -> dict[str, Any]:
+def _judged(folder: Path, intake: Intake) -> dict[str, Any]:
     written = (folder / "written").read_text("ascii").split("\n")
     ids = {line for line in written if len(line) == 32}  # a kill may cut the last line
-    store = Store.open(settings)
-    try:
-        segments = schema.metadata.tables["segments"]
-        with store.read() as db:
-            rows = Counter(db.scalars(select(segments.c.id)))
-            letters = db.scalar(
-                select(func.count()).select_from(schema.metadata.tables["dead_letters"])
-            )
-    finally:
-        store.close()
+    with intake.store.read() as db:
+        rows = list(db.scalars(select(schema.segments.c.id)))
+        letters = db.scalar(select(func.count()).select_from(schema.dead_letters))
     with Outbox.open(folder / "state", quota_bytes=1 << 30) as outbox:
         waiting = outbox.stats().queued
-        unknown = sum(outbox.fate(id) is None for id in rows)
+        put = {id for id in rows if outbox.fate(id) is not None}
     return {
+        # Put and not written down, because the kill came in between, is not unknown.
+        **intake.counts(ids | put),
         "segments": len(ids),
-        "rows": sum(rows.values()),
-        "lost": len(ids - set(rows)),
-        "twice": sum(count - 1 for count in rows.values()),
-        "unknown": unknown,
+        "rows": len(rows),
         "still_waiting": waiting,
         "dead_letters": letters,
     }
@@ -238,12 +215,11 @@ def _item(session: int, sequence: int) -> Item:
 
 
 def table(results: dict[str, Any]) -> Table:
-    kills = ", ".join(f"{name} {count}" for name, count in sorted(results["kills"].items()))
     return [
         ["segments", "kills", "lost", "twice", "unknown", "seconds"],
         [
             str(results["segments"]),
-            kills,
+            shown(results["kills"]),
             *(str(results[name]) for name in ("lost", "twice", "unknown")),
             f"{results['seconds']:.0f}",
         ],

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from autotrain_cloud.service.forget import Forgotten
     from autotrain_cloud.settings import CloudSettings
     from autotrain_cloud.store import Store
 
@@ -30,6 +31,26 @@ def open_store(args: argparse.Namespace) -> Store:
     from autotrain_cloud.store import Store
 
     return Store.open(read_config(args).store)
+
+
+def forget(
+    args: argparse.Namespace, store: Store, pipeline: Path | None = None
+) -> Forgotten | None:
+    """What the store has no more goes from the pipeline's folder too; None without a pipeline.
+
+    `pipeline`: its settings, instead of those that [api] names. Raises ConfigError, StorageError.
+    """
+    from autotrain_cloud.pipeline.controller import Controller
+    from autotrain_cloud.service.forget import forget as do
+
+    place = pipeline or read_config(args).api.pipeline
+    if place is None:
+        return None
+    controller = Controller.open(place)
+    try:
+        return do(store, controller, now_ms=now_ms())
+    finally:
+        controller.close()
 
 
 def now_ms() -> int:

@@ -250,12 +250,15 @@ class Controller:
             raise ConfigError(f"run {id} is {run.state}; it waits for no approval")
         self._tell(run, {"approve": yes, "cancel": False, "by": by, "why": why})
 
-    def cancel(self, id: str, *, by: str) -> None:
-        """Stops a run, and the process of its step. Raises ConfigError for one that is over."""
+    def cancel(self, id: str, *, by: str, again: bool = False) -> None:
+        """Stops a run, and the process of its step; `again`: somebody will resume it.
+
+        Raises ConfigError for one that is over.
+        """
         run = self.runs.read(id)
         if run.state not in OPEN:
             raise ConfigError(f"run {id} is {run.state} already")
-        self.runs.ask_to_cancel(id)
+        self.runs.ask_to_cancel(id, again=again)
         if run.state == "waiting":
             self._tell(run, {"approve": False, "cancel": True, "by": by, "why": ""})
 

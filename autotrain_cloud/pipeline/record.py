@@ -180,14 +180,22 @@ class Runs:
             self.folder / run.id / "run.json", asdict(replace(run, changed=round(time.time(), 3)))
         )
 
-    def ask_to_cancel(self, id: str) -> None:
-        self._write(self.folder / id / "cancel", {})
+    def ask_to_cancel(self, id: str, *, again: bool = False) -> None:
+        """`again`: it is to be resumed when what it was stopped for is done."""
+        self._write(self.folder / id / "cancel", {"again": again})
 
     def forget_cancel(self, id: str) -> None:
         (self.folder / id / "cancel").unlink(missing_ok=True)
 
     def is_cancelled(self, id: str) -> bool:
         return (self.folder / id / "cancel").exists()
+
+    def is_to_begin_again(self, id: str) -> bool:
+        try:
+            asked = json.loads((self.folder / id / "cancel").read_text("utf-8"))
+        except FileNotFoundError:
+            return False
+        return bool(asked.get("again"))
 
     def _read(self, id: str, name: str) -> dict[str, Any]:
         path = self.folder / id / name

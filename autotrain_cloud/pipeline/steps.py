@@ -36,6 +36,7 @@ class Step:
     verdict: str = ""  # the file with `promote` and `reasons`; then exit code 1 may be a no
     timeout_s: float = 3600.0
     tries: int = 4  # before what is perhaps transient is left to a person
+    outlives: bool = False  # a model or a verdict: it stays when what it was made of is erased
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -166,6 +167,7 @@ STEPS: tuple[Step, ...] = (
         "--data {select}/train.jsonl {replay} --checkpoint-out {out}/model.safetensors "
         "--out {out}/bundle",
         makes=("bundle/manifest.json", "model.safetensors"),
+        outlives=True,
     ),
     Step(
         name="calibrate",
@@ -173,6 +175,7 @@ STEPS: tuple[Step, ...] = (
         "{select}/dev.jsonl --targets {targets} --chunks {chunks} --out {out}/int8 "
         "--bundle-out {out}/bundle",
         makes=("bundle/manifest.json",),
+        outlives=True,
     ),
     Step(
         name="gate",
@@ -181,15 +184,17 @@ STEPS: tuple[Step, ...] = (
         "[ --noise {gate_noise} ] --training {select}/train.jsonl --jobs {jobs} "
         "[ --ledger {ledger} ] --out {out}",
         verdict="verdict.json",
+        outlives=True,
     ),
     Step(
         name="publish",
         command="vitconformer release --repo {repository} --keys {keys} publish --once "
         "{calibrate}/bundle",
         tries=20,
+        outlives=True,
     ),
     # Nothing to start yet: devices take up what is published when they next look.
-    Step(name="rollout", command=""),
+    Step(name="rollout", command="", outlives=True),
 )
 
 
@@ -212,6 +217,7 @@ def plan(commands: Mapping[str, str], names: Sequence[str]) -> tuple[Step, ...]:
         changed = Step(
             name=step.name, command=command, timeout_s=step.timeout_s, tries=step.tries,
             makes=step.makes if command == step.command else (), verdict=step.verdict,
+            outlives=step.outlives,
         )  # fmt: skip
         there = {*names, *(earlier.name for earlier in found)}
         for need in changed.needs:

@@ -19,7 +19,7 @@ from autotrain_cloud.pipeline.policy import Decision
 from autotrain_cloud.pipeline.record import OPEN, Run
 from autotrain_cloud.rollout.plan import Plan, Release
 from autotrain_cloud.service import journal
-from autotrain_cloud.service.remember import remember
+from autotrain_cloud.service.remember import remember_run
 from autotrain_cloud.service.roll import Rolling
 from autotrain_cloud.service.watch import open_alarms, slices_of
 from autotrain_cloud.settings import RolloutSettings
@@ -116,15 +116,8 @@ class Learn:
             return
         plan = self._controller.runs.plan(run.id)
         bundle, previous = Path(made.folder) / "bundle", Path(plan.inputs["champion"][0])
-        label, chosen = run.step("label"), run.step("select")
         with self._store.begin() as db:
-            remember(
-                db,
-                bundle,
-                Path(label.folder) if label else None,
-                Path(chosen.folder) if chosen else None,
-                now_ms=now_ms,
-            )
+            remember_run(db, run, now_ms=now_ms)
         settings = self._settings
         try:
             self._rolling.begin(

@@ -1,11 +1,12 @@
 """What a run made, and of what, into the store: which model was trained on which segment.
 
 A label may be of a part of a segment (`labels.stretches`); to the store it is the segment's. What
-was erased while the run was under way is left out.
+was erased while the run was under way is left out, and the answer to that request is completed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,27 +15,62 @@ from sqlalchemy import Connection, select
 
 from autotrain_cloud.datasets.manifest import Dataset
 from autotrain_cloud.labels.label import read_labels
+from autotrain_cloud.pipeline.record import Run
 from autotrain_cloud.store import lineage
-from autotrain_cloud.store.schema import datasets, segments
+from autotrain_cloud.store.schema import datasets, models, segments, tombstones
 from autotrain_cloud.store.segments import slices
 from edge_runtime.bundle import Bundle
+
+
+def remember_run(db: Connection, run: Run, *, now_ms: int) -> None:
+    """What a run published; nothing if it did not. Doing it again changes nothing."""
+    made = run.step("calibrate")
+    if made is None or run.step("publish") is None:
+        return
+    label, chosen = run.step("label"), run.step("select")
+    remember(
+        db,
+        Path(made.folder) / "bundle",
+        Path(label.folder) if label else None,
+        Path(chosen.folder) if chosen else None,
+        now_ms=now_ms,
+    )
 
 
 def remember(
     db: Connection, bundle: Path, labels: Path | None, selected: Path | None, *, now_ms: int
 ) -> None:
     """`labels` and `selected`: folders of those steps. Doing it again changes nothing."""
-    trained_on = []
+    trained_on: list[str] = []
+    requests: set[str] = set()
     if labels is not None and selected is not None:
         known = _labels(db, sorted(labels.glob("*.parquet")), now_ms)
-        heads = sorted(selected.glob("*/head.json"))
-        trained_on = [_dataset(db, head.parent, known, now_ms) for head in heads]
+        for head in sorted(selected.glob("*/head.json")):
+            dataset = Dataset.open(head.parent)
+            trained_on.append(dataset.hash)
+            requests |= _keep(db, dataset, known, now_ms)
     manifest = Bundle.open(bundle).manifest
+    parent = manifest.parent and (
+        _version_of(db, manifest.name, manifest.parent) or manifest.parent
+    )
     lineage.add_model(
         db, name=manifest.name, version=manifest.version, counter=manifest.release_counter,
-        manifest=str(bundle), trained_on=trained_on, state="published",
-        parent=manifest.parent or None, now_ms=now_ms,
+        manifest=str(bundle), trained_on=trained_on, state="published", parent=parent,
+        now_ms=now_ms,
     )  # fmt: skip
+    lineage.add_to_answers(
+        db, (manifest.name, manifest.version), parent=parent, trained_on=trained_on,
+        requests=requests,
+    )  # fmt: skip
+
+
+def _version_of(db: Connection, name: str, digest: str) -> str:
+    """Of the model whose manifest has this digest, which is how a bundle names its parent."""
+    for row in db.execute(select(models.c.version, models.c.manifest).where(models.c.name == name)):
+        path = Path(row.manifest) / "manifest.json"
+        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest:
+            return str(row.version)
+    return ""
 
 
 def segment_of(id: str) -> str:
@@ -63,11 +99,14 @@ def _labels(db: Connection, paths: Iterable[Path], now_ms: int) -> dict[str, str
     return found
 
 
-def _dataset(db: Connection, folder: Path, labels: Mapping[str, str], now_ms: int) -> str:
-    dataset = Dataset.open(folder)
+def _keep(
+    db: Connection, dataset: Dataset, labels: Mapping[str, str], now_ms: int
+) -> set[str]:  # fmt: skip
+    """Keeps a data set; -> requests that erased something that is in it."""
+    every = {segment_of(row.segment_id) for row in dataset.rows}
+    there = _there(db, every)
     known = select(datasets.c.id).where(datasets.c.id == dataset.hash)
     if db.execute(known).one_or_none() is None:
-        there = _there(db, {segment_of(row.segment_id) for row in dataset.rows})
         members = {
             segment: lineage.Member(
                 segment=segment, label=labels.get(row.segment_id), split=row.split,
@@ -81,7 +120,11 @@ def _dataset(db: Connection, folder: Path, labels: Mapping[str, str], now_ms: in
             members=members.values(), parents=dataset.head.parents,
             recipe=json.loads(dataset.head.settings), now_ms=now_ms,
         )  # fmt: skip
-    return dataset.hash
+    found: set[str] = set()
+    for some in slices(every - there):
+        grave = (tombstones.c.kind == "segment") & tombstones.c.key.in_(some)
+        found |= set(db.scalars(select(tombstones.c.erasure).where(grave)))
+    return found
 
 
 def _there(db: Connection, ids: set[str]) -> set[str]:

@@ -71,11 +71,23 @@ def is_unavailable(error: DBAPIError) -> bool:
 
 def checkpoint(engine: Engine) -> None:
     """SQLite: brings the write-ahead log into the file, as far as nobody is in the way."""
+    _checkpoint(engine, "PASSIVE")
+
+
+def scrub(engine: Engine) -> None:
+    """SQLite: the same, and empties the log, where what was deleted can still be read.
+
+    Who reads is waited for, but not for ever: then the log is emptied by the next one to try.
+    """
+    _checkpoint(engine, "TRUNCATE")
+
+
+def _checkpoint(engine: Engine, how: str) -> None:
     if engine.dialect.name == "sqlite":
         with _mapped(), engine.connect() as db:
             raw = db.connection.driver_connection
             assert isinstance(raw, sqlite3.Connection)
-            raw.execute("PRAGMA wal_checkpoint(PASSIVE)").close()
+            raw.execute(f"PRAGMA wal_checkpoint({how})").close()
 
 
 def _sqlite(url: URL) -> Engine:

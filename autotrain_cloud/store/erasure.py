@@ -17,6 +17,7 @@ from itertools import zip_longest
 from sqlalchemy import Connection, delete, insert, select, text, update
 
 from autotrain_cloud.store import Store, outbox, segments, spool
+from autotrain_cloud.store.engine import scrub
 from autotrain_cloud.store.lineage import Lineage, count_erased, lineage
 from autotrain_cloud.store.schema import (
     consents,
@@ -68,6 +69,7 @@ def erase(
         alone(db)
         done = _erase(db, set(segments), set(consents), set(devices), reason, now_ms)
     spool.bury(store)
+    scrub(store.engine)
     return done
 
 

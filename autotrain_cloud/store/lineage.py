@@ -15,6 +15,7 @@ from autotrain_cloud.store.plain import clean
 from autotrain_cloud.store.schema import (
     dataset_members,
     datasets,
+    erasures,
     labels,
     model_datasets,
     models,
@@ -148,6 +149,26 @@ def add_model(
     ]
     if pairs:
         db.execute(insert_new(db, model_datasets), pairs)
+
+
+def add_to_answers(
+    db: Connection, model: tuple[str, str], *, parent: str | None, trained_on: Collection[str],
+    requests: Collection[str],
+) -> None:  # fmt: skip
+    """Has the answers of these erase requests, which were given before, name a model too.
+
+    So do those that name its parent already.
+    """
+    for row in db.execute(select(erasures.c.id, erasures.c.lineage)).all():
+        known = {(name, version) for name, version in row.lineage["models"]}
+        made = row.id in requests
+        if not made and (model[0], parent) not in known:
+            continue
+        answer = {
+            "datasets": sorted({*row.lineage["datasets"], *(trained_on if made else ())}),
+            "models": sorted({*known, model}),
+        }
+        db.execute(update(erasures).where(erasures.c.id == row.id).values(lineage=answer))
 
 
 def lineage(db: Connection, ids: Collection[str]) -> Lineage:

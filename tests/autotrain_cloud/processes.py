@@ -101,9 +101,12 @@ class IngestProcess:
 class Device:
     """Sends segments again and again until each has a receipt or a nack for good."""
 
-    def __init__(self, broker: Broker, name: str, resend_s: float = 1.0) -> None:
+    def __init__(
+        self, broker: Broker, name: str, resend_s: float = 1.0, patience_s: float = PATIENCE_S
+    ) -> None:
         self.name = name
         self._resend_s = resend_s
+        self._patience_s = patience_s  # without any answer
         self._client = mqtt.Client(
             CallbackAPIVersion.VERSION2, client_id=name, protocol=mqtt.MQTTv5
         )
@@ -156,7 +159,7 @@ class Device:
         waiting = {each.id: each for each in segments}
         sent: dict[str, float] = {}
         refused = []
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + self._patience_s
         while waiting:
             assert time.monotonic() < deadline, f"{len(waiting)} segments have no receipt"
             now = time.monotonic()
@@ -168,7 +171,7 @@ class Device:
                 answer = self.heard.get(timeout=0.1)
             except queue.Empty:
                 continue
-            deadline = time.monotonic() + PATIENCE_S
+            deadline = time.monotonic() + self._patience_s
             for id in answer.ids if isinstance(answer, Receipt) else ():
                 if id in waiting:
                     on_receipt(id)

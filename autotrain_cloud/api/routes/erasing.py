@@ -10,6 +10,7 @@ from autotrain_cloud.api.models import Page
 from autotrain_cloud.api.problems import responses
 from autotrain_cloud.api.routes.common import Cursor, PageLimit, key_of, page
 from autotrain_cloud.api.services import Here, Services, existing, now_ms
+from autotrain_cloud.service.forget import forget
 from autotrain_cloud.store.erasure import erase
 
 router = APIRouter(prefix="/v1", tags=["erasures"], responses=responses(401, 403, 422, 503))
@@ -30,8 +31,9 @@ def erasures(
     summary="Erase segments, all of a consent or all of a device, here and on devices",
 )  # fmt: skip
 def request(asked: models.AskErasure, here: Here, who: Admin) -> models.ErasureDetail:
-    """Done when this answers. The answer names the data sets they were in and the models that were
-    trained on them, and is kept; devices answer later.
+    """Done when this answers, in the pipeline's folder too. Only a run that is under way with it is
+    first stopped; it begins anew, some seconds later, without. The answer names the data sets they
+    were in and the models that were trained on them, and is kept; devices answer later.
     """
     if not (asked.segments or asked.consents or asked.devices):
         raise HTTPException(422, "nothing to erase: name segments, consents or devices")
@@ -39,6 +41,8 @@ def request(asked: models.AskErasure, here: Here, who: Admin) -> models.ErasureD
         here.store, segments=asked.segments, consents=asked.consents, devices=asked.devices,
         reason=asked.reason, now_ms=now_ms(),
     )  # fmt: skip
+    if here.has_pipeline:
+        forget(here.store, here.controller, now_ms=now_ms())
     here.noted(who, "erasure", done.id, f"erased {done.segments} segments")
     return _detail(here, done.id)
 

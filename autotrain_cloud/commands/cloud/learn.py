@@ -33,6 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Until SIGINT or SIGTERM."""
     from autotrain_cloud.pipeline.controller import Controller
+    from autotrain_cloud.service.forget import Forgetting
     from autotrain_cloud.service.learn import Learn
     from autotrain_cloud.service.roll import Rolling
     from autotrain_cloud.service.rounds import Rounds
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
         parts = {
             "watch": watch.step,
             "runs": learn.follow_runs,
+            "erasures": Forgetting(store, controller).step,  # after what runs made is kept
             "alarms": learn.answer_alarms,  # after what runs became: a rollout may have begun
             "rollouts": rolling.step,
         }

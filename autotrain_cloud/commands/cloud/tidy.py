@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from autotrain_cloud.commands.config import add_config_option, open_store, read_config
+from autotrain_cloud.commands.config import add_config_option, forget, open_store, read_config
 
 HELP = "delete what has outlived its retention, and audio that nothing refers to: weekly"
 
@@ -20,6 +20,7 @@ def run(args: argparse.Namespace) -> int:
     import time
 
     from autotrain_cloud.store import spool
+    from autotrain_cloud.store.engine import scrub
     from autotrain_cloud.store.upkeep import forget_old
 
     retention = read_config(args).retention
@@ -30,6 +31,9 @@ def run(args: argparse.Namespace) -> int:
             "buried": spool.bury(store),
             "swept": spool.sweep(store),
         }
+        scrub(store.engine)
+        copies = forget(args, store)
+        done["results"] = copies.results if copies else 0
     finally:
         store.close()
     if args.json:
@@ -37,6 +41,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(
             f"{done['forgotten']} rows forgotten, {done['buried']} erased recordings buried,"
-            f" {done['swept']} objects swept"
+            f" {done['swept']} objects swept, {done['results']} results of runs deleted"
         )
     return 0

@@ -59,11 +59,23 @@ def test_the_same_bundle_is_no_better_and_that_is_the_only_reason(
     assert "both make the same errors" in capsys.readouterr().out
 
 
-def test_a_scrambled_bundle_is_rejected_for_what_it_hears(arena: Arena, tmp_path: Path) -> None:
+def test_a_damaged_bundle_is_rejected_for_what_it_hears(arena: Arena, tmp_path: Path) -> None:
     code, verdict = gate(arena, tmp_path, corpus.DEMO, arena.weak)
     assert code == 1
     assert {"target street", "guard home"} <= set(failed(verdict))
     assert not {"speed", "memory", "size"} & set(failed(verdict))
+    assert any(reason.startswith("guard home: worse: WER") for reason in verdict["reasons"])
+
+
+def test_a_bundle_trained_on_scrambled_labels_is_rejected_for_what_it_hears(
+    arena: Arena, tmp_path: Path
+) -> None:
+    scrambled = arena.bundle("scrambled", corpus.trained_on_scrambled_labels)
+    code, verdict = gate(arena, tmp_path, corpus.DEMO, scrambled)
+    assert code == 1
+    assert {"target street", "guard home"} <= set(failed(verdict))
+    # It may be too large as well: calibration leaves layers of a spoilt model in float.
+    assert set(failed(verdict)) <= {"target street", "guard home", "confidence", "size", "speed"}
     assert any(reason.startswith("guard home: worse: WER") for reason in verdict["reasons"])
 
 

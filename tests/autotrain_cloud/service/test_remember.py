@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
+
+from sqlalchemy import select
 
 from autotrain_cloud.datasets.manifest import Row, freeze
 from autotrain_cloud.service.remember import remember
-from autotrain_cloud.store import Store, lineage
+from autotrain_cloud.store import Store, erasure, lineage
+from autotrain_cloud.store.schema import erasures
 from edge_runtime.bundle import Bundle, write_bundle
 from tests.autotrain_cloud.fleet import new_ingest, packet, segment
 
@@ -21,6 +25,37 @@ def row(id: str, number: int) -> Row:
     )  # fmt: skip
 
 
+def published(folder: Path, version: str, parent: Path | None = None) -> Path:
+    """The demo under another version; `parent`: the bundle it says it came from."""
+    found = Bundle.open(BUNDLE)
+    digest = hashlib.sha256((parent / "manifest.json").read_bytes()).hexdigest() if parent else None
+    manifest = dataclasses.replace(
+        found.manifest, files={}, version=version, release_counter=int(version[0]), parent=digest
+    )
+    files: dict[str, Path | bytes] = {name: found.file(name) for name in found.manifest.files}
+    return write_bundle(folder / version, manifest, files).path
+
+
+def test_a_model_grown_from_one_is_named_by_answers_of_before_and_after(
+    store: Store, tmp_path: Path
+) -> None:
+    new_ingest(store).commit([packet(segment(n)) for n in (1, 2)], now_ms=1)
+    one, two = segment(1).id, segment(2).id
+    freeze(tmp_path / "select", "train", [row(one, 1), row(two, 2)])
+    (tmp_path / "label").mkdir()
+    first = published(tmp_path, "8.0")
+    with store.begin() as db:
+        remember(db, first, tmp_path / "label", tmp_path / "select", now_ms=2)
+    early = erasure.erase(store, segments=[one], now_ms=3)
+    with store.begin() as db:
+        remember(db, published(tmp_path, "9.0", first), None, None, now_ms=4)
+        assert lineage.lineage(db, [two]).models == (("en-demo", "8.0"), ("en-demo", "9.0"))
+        kept = db.scalar(select(erasures.c.lineage).where(erasures.c.id == early.id))
+    assert early.lineage.models == (("en-demo", "8.0"),)
+    assert kept["models"] == [["en-demo", "8.0"], ["en-demo", "9.0"]]
+    assert kept["datasets"] == list(early.lineage.datasets)
+
+
 def test_a_part_of_a_segment_is_the_segments_and_what_was_erased_is_left_out(
     store: Store, tmp_path: Path
 ) -> None:
@@ -30,14 +65,10 @@ def test_a_part_of_a_segment_is_the_segments_and_what_was_erased_is_left_out(
     freeze(tmp_path / "select", "train", rows, settings={}, parents=())
     (tmp_path / "select" / "train-audio").mkdir()  # exported sound lies beside the data set
     (tmp_path / "label").mkdir()
-    found = Bundle.open(BUNDLE)
-    manifest = dataclasses.replace(found.manifest, files={}, release_counter=9, version="9.0")
-    bundle = write_bundle(
-        tmp_path / "bundle", manifest, {name: found.file(name) for name in found.manifest.files}
-    )
+    bundle = published(tmp_path, "9.0")
     for _ in range(2):
         with store.begin() as db:
-            remember(db, bundle.path, tmp_path / "label", tmp_path / "select", now_ms=2)
+            remember(db, bundle, tmp_path / "label", tmp_path / "select", now_ms=2)
     with store.read() as db:
         for id in (one, two):
             assert len(lineage.lineage(db, [id]).datasets) == 1
