@@ -155,8 +155,8 @@ def select(
             "domain, known to the student, longer than what is left of the hours, or over its "
             "device's limit"
         )
-    voices = {voice(row.device, row.speaker) for row in rows}
-    if settings.dev_share * len(voices) < 1 or len({row.split for row in rows}) == 1:
+    speaking = {voice(row.device, row.speaker) for row in rows}
+    if settings.dev_share * len(speaking) < 1 or len({row.split for row in rows}) == 1:
         # Too few voices to keep one apart: it would not be like the others. Utterances instead.
         rows = [
             replace(
