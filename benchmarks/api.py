@@ -12,7 +12,8 @@ CPU time of a request is user and system time of the server's process and of all
 processes that serve it, from the answer before to this answer: nothing that is done in between is
 left out. It is read from the clocks of processes in nanoseconds, and for PostgreSQL's parallel
 workers, which are gone by then, from what their parent has inherited, in hundredths of a second.
-p50 and p99 of a row are over all requests of its path; `worst` is the case whose median is greatest.
+p50 and p99 of a row are over all requests of its path; `worst` is the case whose median is the
+greatest.
 
 `overview` answers from memory for some seconds; its row "counted anew" waits for so long before it
 asks and another second after, and has all that the server did meanwhile.
@@ -57,9 +58,7 @@ EVENTS_PER_S = 20
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--rounds", type=int, default=25, help="requests of each case (default: 25)"
-    )
+    parser.add_argument("--rounds", type=int, default=25, help="of all cases (default: 25)")
     parser.add_argument(
         "--requests", type=int, default=20_000, help="for the memory (default: 20,000)"
     )
@@ -108,10 +107,12 @@ def ask_everything(
     rng = random.Random(4)
     for case in cases:  # not counted: what is made once
         serving.ask(case.next(rng), case.headers, case.statuses)
-    found = _pages(serving, cases, rng, args.rounds)
+    found, every = _pages(serving, cases, rng, args.rounds)
     return {
         "devices": sizes.devices,
         "segments": sizes.segments,
+        "rounds": args.rounds,
+        "lists_and_details_ms": every,
         "pages": found,
         "counted_anew": _counted_anew(serving),
         "memory": _memory(serving, cases, rng, args.requests),
@@ -184,8 +185,13 @@ class Serving:
         if self._line is None:
             self._line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         more = {"Authorization": f"Bearer {self.token}", **(headers or {})}
-        self._line.request("GET", path, headers=more)
-        response = self._line.getresponse()
+        try:
+            self._line.request("GET", path, headers=more)
+            response = self._line.getresponse()
+        except http.client.RemoteDisconnected:  # it was idle for too long
+            self._line.close()
+            self._line.request("GET", path, headers=more)
+            response = self._line.getresponse()
         body = response.read()
         assert response.status in statuses, f"{path}: {response.status} {body[:300]!r}"
         return body
@@ -232,8 +238,8 @@ def _children(pid: int) -> list[int]:
 
 def _pages(
     serving: Serving, cases: Sequence[api_cases.Case], rng: random.Random, rounds: int
-) -> dict[str, Any]:
-    """By path: of all of its cases, and each by itself."""
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """By path: of all of its cases, and each by itself. And of all lists and details together."""
     used: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     walls: dict[str, list[float]] = defaultdict(list)
     order = list(cases)
@@ -263,7 +269,13 @@ def _pages(
             "worst": max(by_case, key=lambda name: by_case[name]["p50"]),
             "cases": by_case,
         }
-    return found
+    together = [
+        value
+        for case in cases
+        if case.kind in ("list", "detail")
+        for value in used[case.route][case.name]
+    ]
+    return found, _ms(measure.percentiles(together, 50, 99))
 
 
 def _ms(seconds: Mapping[str, float]) -> dict[str, float]:

@@ -148,15 +148,19 @@ def _fleet(known: Known) -> Iterator[Case]:
     )
     yield _case("/v1/slices", "all")
     route = "/v1/alarms"
+
+    def alarm(rng: random.Random) -> str:
+        return _after(known.one("alarms", rng), "opened_ms")
+
     for what, params in {
         "open": {},
         "all": {"state": "all"},
         "all, largest": {"state": "all", "limit": MOST},
         "all, deep": {
             "state": "all",
-            "cursor": lambda rng: _after(known.one("alarms", rng), "opened_ms"),
+            "cursor": alarm,
         },
-        "open, deep": {"cursor": lambda rng: _after(known.one("alarms", rng), "opened_ms")},
+        "open, deep": {"cursor": alarm},
         "level, rare": {"level": "fleet", "state": "all"},
         "level, open": {"level": "slice"},
         "name": {"name": lambda rng: known.one("alarms", rng).name or "x", "state": "all"},
@@ -278,6 +282,10 @@ def _review(known: Known) -> Iterator[Case]:
         "slice, past": {"slice": "old/1"},
         "slice, never": {"slice": "nothing"},
         "slice, deep": {"slice": "room/3", "cursor": deep},
+        "useful": {"order": "useful"},
+        "useful, largest": {"order": "useful", "limit": MOST},
+        "useful, slice": {"order": "useful", "slice": "room/1"},
+        "useful, slice of the past": {"order": "useful", "slice": "old/1"},
     }.items():
         yield _case(route, name, **params)
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (statements of SQL)
 """A store as that of a fleet of some age, for `api.py`: made by SQL in minutes, not by devices.
 
 What matters for queries is as it would be: devices that speak much and others that hardly do, slices
@@ -32,6 +33,7 @@ from autotrain_cloud.rollout.log import Entry
 from autotrain_cloud.rollout.plan import Plan, Release
 from autotrain_cloud.rollout.states import OVER
 from autotrain_cloud.store import Store, schema, spool
+from autotrain_cloud.store.migrations import VERDICTS, apply
 from autotrain_cloud.store.sql import insert_many
 from edge_runtime.contract.codec import pack
 from edge_runtime.contract.messages import UpdateReport
@@ -79,6 +81,7 @@ def fill(store: Store, folder: Path, sizes: Sizes, *, now_ms: int) -> None:
             _devices(db, sizes, now_ms)
             _segments(db, sizes, now_ms)
             _labels(db, sizes, now_ms)
+            apply(db, VERDICTS)
             _learned(db, sizes, now_ms)
             _reports(db, sizes, now_ms)
             _happenings(db, sizes, now_ms)
@@ -539,7 +542,7 @@ def _runs(folder: Path, sizes: Sizes, now_ms: int) -> None:
                 finished=created + 60,
                 cpu_seconds=55.5,
                 tries=1,
-            )  # fmt: skip
+            )
             for n in range(12)
         )
         newest = number == sizes.runs - 1

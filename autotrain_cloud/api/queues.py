@@ -92,12 +92,15 @@ class Queues:
         return kept.get()
 
     def _make(self, slice: str | None) -> Queue:
+        from threadpoolctl import threadpool_limits
+
         with self._read() as db:
             sample = reads.drawn(db, slice=slice, limit=round(LENGTH * RANDOM_SHARE))
             doubtful = reads.most_doubtful(db, slice=slice, limit=CANDIDATES)
             others = reads.drawn(db, slice=slice, decision="review", limit=CANDIDATES)
         waiting = {row.segment: _asked(row) for row in (*doubtful, *others)}
-        items = ordered_queue([row.segment for row in sample], list(waiting.values()), LENGTH)
+        with threadpool_limits(1):  # several would wait for one another, busily
+            items = ordered_queue([row.segment for row in sample], list(waiting.values()), LENGTH)
         with self._lock:
             self._number += 1
             queue = Queue(self._number, tuple(items))
