@@ -163,6 +163,8 @@ class Serving:
             serving._wait(folder / "serve.log")
             yield serving
         finally:
+            if serving._line is not None:
+                serving._line.close()
             process.send_signal(signal.SIGTERM)
             process.wait(PATIENCE_S)
 
@@ -344,6 +346,7 @@ def _events(serving: Serving, seconds: float) -> dict[str, Any]:
         _drain(waiting, time.monotonic() + 1 / EVENTS_PER_S, came)
     _drain(waiting, time.monotonic() + 4.0, came)
     used = serving.cpu_s() - before
+    waiting.close()
     for line in lines:
         line.close()
     return {

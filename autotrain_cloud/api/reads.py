@@ -287,6 +287,7 @@ def segment_page(
     for conditions in indexed:
         page = page.where(*conditions)
     least_sure = order == "least-sure"
+    key: tuple[ColumnElement[Any], ColumnElement[Any]]
     key = (keyed.c.confidence if least_sure else keyed.c.received_ms, id)
     if after is not None:
         here, there = tuple_(*key), tuple_(*after)
@@ -413,7 +414,7 @@ def drawn(
     return db.execute(page.order_by(verdicts.c.draw).limit(limit)).all()
 
 
-def still_asked(db: Connection, ids: Sequence[str]) -> dict[str, Row[Any]]:
+def still_asked(db: Connection, ids: Sequence[str]) -> dict[str, Any]:
     """Those of these segments that no person has answered for."""
     mine = _REVIEW.where(verdicts.c.segment.in_(ids), verdicts.c.source == "teacher")
     return {row.segment: row for row in db.execute(mine)}
