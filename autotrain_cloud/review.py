@@ -19,6 +19,8 @@ from autotrain_cloud.selection.embedding import fit_space
 from autotrain_cloud.selection.greedy import take
 from edge_runtime.errors import ConfigError
 
+SAMPLE = "random sample"  # why an item is there that was not chosen
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
@@ -27,6 +29,18 @@ class Item:
     segment_id: str
     priority: float  # 0..1
     why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A label that a person may be asked about."""
+
+    segment_id: str
+    text: str
+    doubt: float  # 0..1: how much an answer would tell
+    reasons: str
+    slice: str
+    device: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,29 +74,38 @@ def queue(labels: Sequence[Label], count: int, *, random_share: float = 0.1) -> 
         return []
     sample = sorted(waiting, key=lambda label: drawn(label.segment.id, "review"))
     chosen = sample[: round(count * random_share)]
-    items = {
-        label.segment.id: Item(segment_id=label.segment.id, priority=1.0, why="random sample")
-        for label in chosen
-    }
+    names = [label.segment.id for label in chosen]
     asked = [
-        label for label in waiting if label.decision == "review" and label.segment.id not in items
-    ]
-    if asked:
-        texts = [label.text or "nothing" for label in asked]
-        uncertainty = np.array([doubt(label) for label in asked])
+        Asked(
+            segment_id=label.segment.id, text=label.text, doubt=doubt(label),
+            reasons=", ".join(label.reasons), slice=label.segment.slice,
+            device=label.segment.device,
+        )
+        for label in waiting if label.decision == "review"
+    ]  # fmt: skip
+    return ordered_queue(names, asked, count)
+
+
+def ordered_queue(sample: Sequence[str], asked: Sequence[Asked], count: int) -> list[Item]:
+    """`sample`: segments that were drawn at random; the rest of `count` is filled from `asked`,
+    the doubtful and new first, at most a quarter from one device.
+    """
+    items = {name: Item(segment_id=name, priority=1.0, why=SAMPLE) for name in sample}
+    asked = [one for one in asked if one.segment_id not in items]
+    if asked and count > len(items):
+        texts = [one.text or "nothing" for one in asked]
+        uncertainty = np.array([one.doubt for one in asked])
         taken = take(
             uncertainty, fit_space(texts).embed(texts), [1.0] * len(asked),
-            [label.segment.slice for label in asked], [label.segment.device for label in asked],
+            [one.slice for one in asked], [one.device for one in asked],
             budget_s=count - len(items), max_device_s=max(1.0, count / 4), diversity=1.0,
         )  # fmt: skip
-        for one in taken:
-            label = asked[one.index]
-            items[label.segment.id] = Item(
-                segment_id=label.segment.id,
-                priority=float(uncertainty[one.index] * one.distance),
-                why=f"{', '.join(label.reasons)}; doubt {uncertainty[one.index]:.2f}, "
-                f"new by {one.distance:.2f}",
-            )
+        for place in taken:
+            one = asked[place.index]
+            items[one.segment_id] = Item(
+                segment_id=one.segment_id, priority=float(one.doubt * place.distance),
+                why=f"{one.reasons}; doubt {one.doubt:.2f}, new by {place.distance:.2f}",
+            )  # fmt: skip
     return sorted(items.values(), key=lambda item: (-item.priority, item.segment_id))
 
 

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import scenarios
+from benchmarks import api, scenarios
 from benchmarks.measure import RESULTS, ROOT, Table, markdown, say
 
 ORDER = ("parity", "sherpa", "gemm", "overhead", "batch", "memory", "accuracy", "robustness",
-         "latency", "confidence", "int8", "ingest", "fleet_sim", "ota", "gate",
+         "latency", "confidence", "int8", "ingest", "fleet_sim", "api", "ota", "gate",
          "monitor", "labels", "selection", "pipeline", "rollout", "delta",
          "agent", "scale", "scenarios")  # fmt: skip
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -220,6 +220,16 @@ def _ingest(results: Results) -> Finding:
 
 
 _DATABASES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
+
+
+def _api(results: Results) -> Finding:
+    worst, p99 = api.slowest(results)
+    growth = results["memory"]["growth_mb"]
+    text = (
+        f"{results['lists_and_details_ms']['p99']:.0f} ms; slowest {p99:.0f} ms ({worst}); "
+        f"{growth:+.1f} MB in {results['memory']['requests']:,} requests"
+    )
+    return text, p99 < 200 and growth < 10 and results["memory"]["requests"] >= 20_000
 
 
 def _delta(results: Results) -> Finding:
@@ -530,6 +540,13 @@ TARGETS = (
         aim="< 5 %, all halted; good ones complete",
         benchmark="rollout",
         find=_halts,
+    ),
+    Target(
+        what="API, 10,000 devices and 1 M segments in PostgreSQL: p99 of list and detail pages, "
+        "CPU; memory",
+        aim="< 200 ms; flat over 20,000 requests",
+        benchmark="api",
+        find=_api,
     ),
     Target(
         what="delta of a fine-tuned model from its parent / the whole file",

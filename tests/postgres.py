@@ -27,8 +27,9 @@ BIN = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1:]
 class Postgres:
     """Made by `start`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, shared_buffers: str) -> None:
         self._folder = folder
+        self._shared_buffers = shared_buffers
         self._numbers = itertools.count(1)
         self._become: Callable[[], None] | None = None
         if os.getuid() == 0:
@@ -42,10 +43,10 @@ class Postgres:
             self._become = become
 
     @classmethod
-    def start(cls) -> Postgres:
+    def start(cls, *, shared_buffers: str = "32MB") -> Postgres:
         """In a folder of its own: paths of Unix sockets must be short, and open to its user."""
         assert BIN, "Debian: apt install postgresql"
-        postgres = cls(Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp")))
+        postgres = cls(Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp")), shared_buffers)
         postgres._run(
             "initdb", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-locale",
             "--pgdata", str(postgres._folder / "data"),
@@ -56,7 +57,7 @@ class Postgres:
     def go(self) -> None:
         """fsync is on, as it is by default."""
         options = f"-c listen_addresses='' -c unix_socket_directories={self._folder}"
-        options += " -c shared_buffers=32MB -c max_connections=40"
+        options += f" -c shared_buffers={self._shared_buffers} -c max_connections=40"
         log = str(self._folder / "log")
         self._ctl("start", "--wait", "--silent", "--log", log, "--options", options)
 

@@ -93,15 +93,19 @@ class RolloutRow(Model):
 
 
 class Overview(Model):
-    """The fleet and what is going on. Counts may be some seconds old, see `at_ms`."""
+    """The fleet and what is going on. Counts may be some seconds old, see `at_ms`; those of all
+    segments and labels older, see `counted_ms`.
+    """
 
     at_ms: int
+    counted_ms: int = Field(description="when `segments` and `labels` were counted")
     devices: int
     devices_by_state: dict[str, int]
     devices_by_model: dict[str, int]
     segments: int
     segments_today: int
     labels: int
+    to_review: int = Field(description="labels that wait for a person")
     datasets: int
     models: int
     open_alarms: int
@@ -307,6 +311,11 @@ class SubmitLabel(Asked):
 class ReviewItem(Model):
     """A label that a person should look at."""
 
+    priority: float = Field(description="0 to 1: how much an answer would tell")
+    why: str = Field(description="the priority in words")
+    leased_by: str | None = Field(None, description="who has it for now")
+    leased_until_ms: int | None = None
+
     label: str
     segment: str
     created_ms: int
@@ -322,6 +331,16 @@ class ReviewItem(Model):
     duration_s: float
     model_version: str
     captured_ms: int
+
+
+class Lease(Asked):
+    count: Annotated[int, Field(ge=1, le=50)] = 10
+    minutes: Annotated[int, Field(ge=1, le=120)] = 15
+    slice: Short | None = None
+
+
+class Leased(Model):
+    items: list[ReviewItem]
 
 
 class Dataset(Model):

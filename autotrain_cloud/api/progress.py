@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Row
@@ -12,9 +14,32 @@ from autotrain_cloud.plain import from_json
 from autotrain_cloud.rollout.controller import Rollout
 from autotrain_cloud.rollout.log import Entry
 from autotrain_cloud.rollout.plan import Plan
+from autotrain_cloud.rollout.progress import Progress
+from autotrain_cloud.rollout.states import OVER
 from edge_runtime.errors import StorageError
 
 KEPT = 4  # rollouts; a large fleet's takes some ten megabytes
+KEPT_OVER = 32  # of those that are over what is shown; some two megabytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What is shown of a rollout."""
+
+    progress: dict[str, Any]
+    devices: Mapping[str, Progress]
+
+
+def _progress(rollout: Rollout) -> dict[str, Any]:
+    return {
+        "stage": rollout.stage,
+        "stages": list(rollout.plan.limits),
+        "approved_by": list(rollout.approved_by),
+        "devices": len(rollout.devices.zones),
+        "by_status": dict(rollout.devices.summary()),
+        "reason": rollout.reason,
+        "to_republish": rollout.to_republish,
+    }
 
 
 class Replays:
@@ -23,37 +48,43 @@ class Replays:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._known: dict[str, Rollout] = {}
+        self._over: dict[str, _Shown] = {}
 
     def progress(self, db: Connection, row: Row[Any]) -> dict[str, Any]:
         with self._lock:
-            rollout = self._current(db, row)
-            return {
-                "stage": rollout.stage,
-                "stages": list(rollout.plan.limits),
-                "approved_by": list(rollout.approved_by),
-                "devices": len(rollout.devices.zones),
-                "by_status": dict(rollout.devices.summary()),
-                "reason": rollout.reason,
-                "to_republish": rollout.to_republish,
-            }
+            return self._shown(db, row).progress
 
     def devices(
         self, db: Connection, row: Row[Any], *, status: str | None, after: str, limit: int
     ) -> list[dict[str, Any]]:
         """By name, those that were given a release."""
         with self._lock:
-            progress = self._current(db, row).devices.progress
+            devices = self._shown(db, row).devices
             names = sorted(
-                name for name, one in progress.items()
+                name for name, one in devices.items()
                 if name > after and (status is None or one.status == status)
             )  # fmt: skip
             return [
                 {
-                    "device": name, "counter": progress[name].counter,
-                    "status": progress[name].status, "since_ms": progress[name].since_ms,
+                    "device": name, "counter": devices[name].counter,
+                    "status": devices[name].status, "since_ms": devices[name].since_ms,
                 }
                 for name in names[:limit]
             ]  # fmt: skip
+
+    def _shown(self, db: Connection, row: Row[Any]) -> _Shown:
+        over = self._over.pop(row.id, None)
+        if over is None:
+            rollout = self._current(db, row)
+            shown = _Shown(_progress(rollout), rollout.devices.progress)
+            if rollout.state not in OVER:
+                return shown
+            del self._known[row.id]
+            over = shown
+        while len(self._over) >= KEPT_OVER:
+            del self._over[next(iter(self._over))]
+        self._over[row.id] = over  # nothing is added to its log any more
+        return over
 
     def _current(self, db: Connection, row: Row[Any]) -> Rollout:
         rollout = self._known.pop(row.id, None) or Rollout(from_json(Plan, row.plan))

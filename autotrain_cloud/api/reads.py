@@ -14,19 +14,17 @@ from sqlalchemy import (
     FromClause,
     Row,
     Select,
-    String,
     and_,
-    case,
     exists,
     func,
     literal,
     not_,
-    or_,
     select,
     tuple_,
 )
 
 from autotrain_cloud.rollout.states import OVER
+from autotrain_cloud.store.lineage import decision_of
 from autotrain_cloud.store.schema import (
     alarms,
     assignments,
@@ -40,6 +38,7 @@ from autotrain_cloud.store.schema import (
     erasures,
     events,
     labels,
+    leases,
     model_datasets,
     models,
     outbox,
@@ -49,6 +48,7 @@ from autotrain_cloud.store.schema import (
     telemetry,
     tombstones,
     updates,
+    verdicts,
 )
 
 Rows = Sequence[Any]
@@ -56,11 +56,21 @@ DAY_MS = 86_400_000
 ORDERS = ("newest", "least-sure")
 DECISIONS = ("none", "keep", "review", "drop")
 _LAST = "\U0010ffff"  # sorts after every other character
+FEW = 10_000  # segments that a page may sort
+FEW_DEVICES = 500  # of a slice whose segments are looked for by its devices
 PREFIX = 64  # characters of a text that are indexed
 
 
+def sizes(db: Connection) -> dict[str, int]:
+    """Of the tables that are large: counting takes as long as they are."""
+    return {
+        "segments": db.scalar(select(func.count()).select_from(segments)) or 0,
+        "labels": db.scalar(select(func.count()).select_from(labels)) or 0,
+    }
+
+
 def overview(db: Connection, *, now_ms: int) -> dict[str, Any]:
-    """The fleet and what is going on, in numbers."""
+    """The fleet and what is going on, in numbers, but for `sizes`."""
     day = segments.c.received_ms >= now_ms - DAY_MS
 
     def one(query: Select[Any]) -> Any:
@@ -75,9 +85,10 @@ def overview(db: Connection, *, now_ms: int) -> dict[str, Any]:
         "devices": one(select(func.count()).select_from(devices)),
         "devices_by_state": by(devices.c.state),
         "devices_by_model": by(devices.c.model_version),
-        "segments": one(select(func.count()).select_from(segments)),
         "segments_today": one(select(func.count()).select_from(segments).where(day)),
-        "labels": one(select(func.count()).select_from(labels)),
+        "to_review": one(
+            select(func.count()).select_from(verdicts).where(verdicts.c.decision == "review")
+        ),
         "datasets": one(select(func.count()).select_from(datasets)),
         "models": one(select(func.count()).select_from(models)),
         "open_alarms": one(
@@ -219,13 +230,6 @@ class SegmentFilter:
     until_ms: int | None = None
 
 
-def decision_of(label: FromClause) -> ColumnElement[str]:
-    """What a label says should become of its segment."""
-    said = func.coalesce(label.c.provenance["decision"].as_string(), literal("drop", String))
-    refused = case((said == "review", "review"), else_="drop")
-    return case((label.c.accepted, "keep"), else_=refused)
-
-
 def segment_page(
     db: Connection,
     wanted: SegmentFilter,
@@ -239,42 +243,89 @@ def segment_page(
     """
     table = segments
     slice = device_slices.c.slice
-    page = select(table, slice).outerjoin(device_slices, device_slices.c.device == table.c.device)
+    page = select(table.c.id)
+    keyed: FromClause = table  # whose columns order the page
+    id = table.c.id
+    if wanted.decision == "none":
+        page = page.where(not_(exists().where(verdicts.c.segment == table.c.id)))
+    elif wanted.decision is not None:
+        keyed, id = verdicts, verdicts.c.segment
+        page = page.join(verdicts, verdicts.c.segment == table.c.id)
+        page = page.where(verdicts.c.decision == wanted.decision)
+    times = []
+    if wanted.since_ms is not None:
+        times.append(table.c.received_ms >= wanted.since_ms)
+        page = page.where(keyed.c.received_ms >= wanted.since_ms)
+    if wanted.until_ms is not None:
+        times.append(table.c.received_ms < wanted.until_ms)
+        page = page.where(keyed.c.received_ms < wanted.until_ms)
+    indexed: list[Sequence[ColumnElement[bool]]] = [times] if times else []
+    if wanted.slice is not None:
+        names = _few_devices(db, wanted.slice)
+        if names is None:
+            page = page.join(device_slices, device_slices.c.device == table.c.device)
+            page = page.where(slice == wanted.slice)
+        else:
+            indexed.append([table.c.device.in_(names), *times])
     for column, value in (
         (table.c.device, wanted.device),
-        (slice, wanted.slice),
         (table.c.model_version, wanted.model),
         (table.c.language, wanted.language),
     ):
         if value is not None:
-            page = page.where(column == value)
+            indexed.append([column == value, *times])
+    confidence = []
     if wanted.confidence_from is not None:
-        page = page.where(table.c.confidence >= wanted.confidence_from)
+        confidence.append(table.c.confidence >= wanted.confidence_from)
+        page = page.where(keyed.c.confidence >= wanted.confidence_from)
     if wanted.confidence_to is not None:
-        page = page.where(table.c.confidence <= wanted.confidence_to)
-    if wanted.since_ms is not None:
-        page = page.where(table.c.received_ms >= wanted.since_ms)
-    if wanted.until_ms is not None:
-        page = page.where(table.c.received_ms < wanted.until_ms)
+        confidence.append(table.c.confidence <= wanted.confidence_to)
+        page = page.where(keyed.c.confidence <= wanted.confidence_to)
+    indexed += [confidence] if confidence else []
     if wanted.text:
-        page = page.where(_begins(db, wanted.text))
-    if wanted.decision == "none":
-        page = page.where(not_(exists().where(labels.c.segment == table.c.id)))
-    elif wanted.decision is not None:
-        mine = labels.alias()
-        newest = (
-            select(decision_of(mine))
-            .where(mine.c.segment == table.c.id)
-            .order_by(mine.c.created_ms.desc(), mine.c.id)
-            .limit(1)
-            .scalar_subquery()
-        )
-        page = page.where(newest == wanted.decision)
-    if order == "least-sure":
-        if after is not None:
-            page = page.where(tuple_(table.c.confidence, table.c.id) > tuple_(*after))
-        return db.execute(page.order_by(table.c.confidence, table.c.id).limit(limit)).all()
-    return _newest(db, page, table.c.received_ms, table.c.id, after, limit)
+        indexed.append([_begins(db, wanted.text)])
+    for conditions in indexed:
+        page = page.where(*conditions)
+    least_sure = order == "least-sure"
+    key: tuple[ColumnElement[Any], ColumnElement[Any]]
+    key = (keyed.c.confidence if least_sure else keyed.c.received_ms, id)
+    if after is not None:
+        here, there = tuple_(*key), tuple_(*after)
+        page = page.where(here > there if least_sure else here < there)
+    # First which rows, then the rows: what is sorted and thrown away is small.
+    if any(_are_few(db, conditions) for conditions in indexed):
+        columns = (key[0].label("by"), id.label("id"))
+        all_keys = page.with_only_columns(*columns, maintain_column_froms=True)
+        keys = all_keys.cte("mine").prefix_with("MATERIALIZED")
+        page, key = select(keys.c.id), (keys.c.by, keys.c.id)
+    ends = key if least_sure else tuple(column.desc() for column in key)
+    found = page.order_by(*ends).limit(limit).subquery()
+    whole = (
+        select(table, slice)
+        .join(found, found.c.id == table.c.id)
+        .outerjoin(device_slices, device_slices.c.device == table.c.device)
+    )
+    by = (table.c.confidence if least_sure else table.c.received_ms, table.c.id)
+    return db.execute(
+        whole.order_by(*(by if least_sure else (column.desc() for column in by)))
+    ).all()
+
+
+def _are_few(db: Connection, conditions: Sequence[ColumnElement[bool]]) -> bool:
+    """Whether so few segments meet conditions of one index that all of them may be sorted.
+
+    Else they are met on the way in the order of the page. A database guesses which is right, and
+    where it takes few for many, or old ones for evenly spread, it looks through everything.
+    """
+    some = select(literal_of(1)).select_from(segments).where(*conditions).limit(FEW + 1)
+    return (db.scalar(select(func.count()).select_from(some.subquery())) or 0) <= FEW
+
+
+def _few_devices(db: Connection, slice: str) -> Sequence[str] | None:
+    """Devices of a slice; None: more than a statement can name."""
+    mine = select(device_slices.c.device).where(device_slices.c.slice == slice)
+    names = db.scalars(mine.limit(FEW_DEVICES + 1)).all()
+    return names if len(names) <= FEW_DEVICES else None
 
 
 def newest_labels(db: Connection, ids: Sequence[str]) -> dict[str, Row[Any]]:
@@ -304,6 +355,23 @@ def was_erased(db: Connection, segment: str) -> bool:
     return db.scalar(select(tombstones.c.erasure).where(grave).limit(1)) is not None
 
 
+_REVIEW = (
+    select(
+        labels.c.id.label("label"), labels.c.created_ms, labels.c.text.label("label_text"),
+        labels.c.author, labels.c.confidence.label("label_confidence"), labels.c.provenance,
+        segments.c.id.label("segment"), segments.c.device, segments.c.text,
+        segments.c.confidence, segments.c.language, segments.c.duration_s,
+        segments.c.model_version, segments.c.captured_ms, device_slices.c.slice,
+        verdicts.c.decision, verdicts.c.doubt, leases.c.who, leases.c.until_ms,
+    )
+    .select_from(verdicts)
+    .join(labels, labels.c.id == verdicts.c.label)
+    .join(segments, segments.c.id == verdicts.c.segment)
+    .outerjoin(device_slices, device_slices.c.device == segments.c.device)
+    .outerjoin(leases, leases.c.segment == verdicts.c.segment)
+)  # fmt: skip
+
+
 def review_page(
     db: Connection,
     *,
@@ -315,31 +383,41 @@ def review_page(
 
     Once a newer label of the segment is there, this one is no longer asked about.
     """
-    later = labels.alias()
-    newer = exists().where(
-        later.c.segment == labels.c.segment,
-        or_(
-            later.c.created_ms > labels.c.created_ms,
-            and_(later.c.created_ms == labels.c.created_ms, later.c.id < labels.c.id),
-        ),
-    )
-    page = (
-        select(
-            labels.c.id.label("label"), labels.c.created_ms, labels.c.text.label("label_text"),
-            labels.c.author, labels.c.confidence.label("label_confidence"), labels.c.provenance,
-            segments.c.id.label("segment"), segments.c.device, segments.c.text,
-            segments.c.confidence, segments.c.language, segments.c.duration_s,
-            segments.c.model_version, segments.c.captured_ms, device_slices.c.slice,
-        )
-        .join(segments, segments.c.id == labels.c.segment)
-        .outerjoin(device_slices, device_slices.c.device == segments.c.device)
-        .where(not_(labels.c.accepted), decision_of(labels) == "review", not_(newer))
-    )  # fmt: skip
+    page = _REVIEW.where(verdicts.c.decision == "review")
     if slice is not None:
         page = page.where(device_slices.c.slice == slice)
+    key = (verdicts.c.created_ms, verdicts.c.label)
     if after is not None:
-        page = page.where(tuple_(labels.c.created_ms, labels.c.id) > tuple_(*after))
-    return db.execute(page.order_by(labels.c.created_ms, labels.c.id).limit(limit)).all()
+        page = page.where(tuple_(*key) > tuple_(*after))
+    return db.execute(page.order_by(*key).limit(limit)).all()
+
+
+def most_doubtful(db: Connection, *, slice: str | None = None, limit: int) -> Rows:
+    """Of what waits for a person, that of which an answer would tell most."""
+    page = _REVIEW.where(verdicts.c.decision == "review")
+    if slice is not None:
+        page = page.where(device_slices.c.slice == slice)
+    return db.execute(page.order_by(verdicts.c.doubt.desc()).limit(limit)).all()
+
+
+def drawn(
+    db: Connection, *, slice: str | None = None, decision: str | None = None, limit: int
+) -> Rows:
+    """A random sample of what teachers labelled, good or not: the same ones until a person has
+    answered.
+    """
+    page = _REVIEW.where(verdicts.c.source == "teacher")
+    if decision is not None:
+        page = page.where(verdicts.c.decision == decision)
+    if slice is not None:
+        page = page.where(device_slices.c.slice == slice)
+    return db.execute(page.order_by(verdicts.c.draw).limit(limit)).all()
+
+
+def still_asked(db: Connection, ids: Sequence[str]) -> dict[str, Any]:
+    """Those of these segments that no person has answered for."""
+    mine = _REVIEW.where(verdicts.c.segment.in_(ids), verdicts.c.source == "teacher")
+    return {row.segment: row for row in db.execute(mine)}
 
 
 def _begins(db: Connection, text: str) -> ColumnElement[bool]:
@@ -405,11 +483,13 @@ def model_page(
 ) -> Rows:
     """The newest first, with how many devices run each; `before` is (created_ms, name, version)."""
     running = (
-        select(func.count())
-        .where(devices.c.model_name == models.c.name, devices.c.model_version == models.c.version)
-        .scalar_subquery()
+        select(devices.c.model_name, devices.c.model_version, func.count().label("devices"))
+        .group_by(devices.c.model_name, devices.c.model_version)
+        .subquery()
     )
-    page = select(models, running.label("devices"))
+    its = and_(running.c.model_name == models.c.name, running.c.model_version == models.c.version)
+    page = select(models, func.coalesce(running.c.devices, 0).label("devices"))
+    page = page.outerjoin(running, its)
     key = (models.c.created_ms, models.c.name, models.c.version)
     if before is not None:
         page = page.where(tuple_(*key) < tuple_(*before))

@@ -13,9 +13,11 @@ from sqlalchemy import Connection, text
 
 from autotrain_cloud import api_tokens
 from autotrain_cloud.api import reads
+from autotrain_cloud.api.kept import Kept
 from autotrain_cloud.api.metrics import Metrics
 from autotrain_cloud.api.problems import absent
 from autotrain_cloud.api.progress import Replays
+from autotrain_cloud.api.queues import Queues
 from autotrain_cloud.api.stream import Hub
 from autotrain_cloud.api_tokens import Caller
 from autotrain_cloud.pipeline.controller import Controller
@@ -52,6 +54,8 @@ class Services:
         self.metrics = Metrics(self.look, lambda: self.hub.listeners)
         self._counted: tuple[float, Mapping[str, Any]] | None = None
         self._counting = threading.Lock()
+        self._sizes = Kept(self._count, least_s=OVERVIEW_S, name="sizes")
+        self.queues = Queues(self.read)
         self._callers: dict[str, tuple[float, Caller]] = {}
 
     @property
@@ -91,13 +95,19 @@ class Services:
             self.note(db, who, kind, subject, said)
 
     def overview(self) -> Mapping[str, Any]:
-        """Counts, some seconds old at most. Raises StorageError."""
+        """Counts, some seconds old at most; those of large tables older the longer they take.
+        Raises StorageError.
+        """
         with self._counting:
             if self._counted is None or time.monotonic() - self._counted[0] > OVERVIEW_S:
                 with self.read() as db:
                     found = reads.overview(db, now_ms=now_ms())
                 self._counted = (time.monotonic(), found)
-            return self._counted[1]
+            return {**self._counted[1], **self._sizes.get()}
+
+    def _count(self) -> Mapping[str, int]:
+        with self.read() as db:
+            return {**reads.sizes(db), "counted_ms": now_ms()}
 
     def look(self) -> Mapping[str, Any] | None:
         """For the metrics."""

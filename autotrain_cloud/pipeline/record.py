@@ -129,6 +129,7 @@ class Runs:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._over: dict[str, int] = {}  # run -> when its record was last changed, ns
+        self._created: dict[str, float] = {}  # run -> when it was asked for; that never changes
 
     def create(self, plan: Plan) -> bool:
         """Whether the run is new. Raises StorageError."""
@@ -141,8 +142,11 @@ class Runs:
 
     def ids(self) -> list[str]:
         """In the order in which they were asked for."""
-        found = [path.parent for path in self.folder.glob("*/plan.json")]
-        return [path.name for path in sorted(found, key=lambda p: (self.plan(p.name).created, p))]
+        found = [path.parent.name for path in self.folder.glob("*/plan.json")]
+        for id in found:
+            if id not in self._created:
+                self._created[id] = self.plan(id).created
+        return sorted(found, key=lambda id: (self._created[id], id))
 
     def open(self) -> list[Run]:
         """Those that are not over. Reads only what changed since it was last called."""

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, select
 from autotrain_cloud.datasets.manifest import Dataset
 from autotrain_cloud.labels.label import read_labels
 from autotrain_cloud.pipeline.record import Run
+from autotrain_cloud.review import doubt
 from autotrain_cloud.store import lineage
 from autotrain_cloud.store.schema import datasets, models, segments, tombstones
 from autotrain_cloud.store.segments import slices
@@ -94,7 +95,10 @@ def _labels(db: Connection, paths: Iterable[Path], now_ms: int) -> dict[str, str
                 author=one.teacher.provenance.family,
                 author_version=one.teacher.provenance.version, text=one.text,
                 accepted=one.decision == "keep",
-                provenance={"decision": one.decision, "triage": one.triage}, now_ms=now_ms,
+                provenance={
+                    "decision": one.decision, "triage": one.triage, "reasons": list(one.reasons),
+                },
+                doubt=doubt(one), now_ms=now_ms,
             )  # fmt: skip
     return found
 

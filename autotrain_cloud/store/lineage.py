@@ -9,7 +9,21 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    String,
+    and_,
+    case,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
 from autotrain_cloud.store.plain import clean
 from autotrain_cloud.store.schema import (
@@ -19,6 +33,8 @@ from autotrain_cloud.store.schema import (
     labels,
     model_datasets,
     models,
+    segments,
+    verdicts,
 )
 from autotrain_cloud.store.segments import slices
 from autotrain_cloud.store.sql import insert_new, upsert
@@ -57,10 +73,12 @@ def add_label(
     language: str = "",
     accepted: bool = True,
     provenance: Mapping[str, Any] | None = None,
+    doubt: float | None = None,
 ) -> None:
     """Keeps a label; one with the same id is kept as it is.
 
-    `source` is teacher, human or source; `author` the teacher's or person's name.
+    `source` is teacher, human or source; `author` the teacher's or person's name; `doubt`, 0 to 1:
+    how much a person's answer would tell, by default how unsure the device was.
     """
     row = {
         "id": id,
@@ -77,6 +95,36 @@ def add_label(
         "created_ms": now_ms,
     }
     db.execute(insert_new(db, labels), row)
+    _judge(db, id, doubt)
+
+
+def decision_of(label: FromClause) -> ColumnElement[str]:
+    """What a label says should become of its segment."""
+    said = func.coalesce(label.c.provenance["decision"].as_string(), literal("drop", String))
+    refused = case((said == "review", "review"), else_="drop")
+    return case((label.c.accepted, "keep"), else_=refused)
+
+
+def _judge(db: Connection, label: str, doubt: float | None) -> None:
+    """Notes what the newest label of a segment says, if that is this one. Of two of one time the
+    first id counts.
+    """
+    its = select(
+        labels.c.segment, labels.c.id, decision_of(labels), labels.c.source, labels.c.created_ms,
+        segments.c.received_ms, segments.c.confidence,
+        1 - segments.c.confidence if doubt is None else literal(doubt),
+        func.substr(segments.c.id, 20),
+    ).join(segments, segments.c.id == labels.c.segment)  # fmt: skip
+    statement = upsert(db, verdicts).from_select(verdicts.c.keys(), its.where(labels.c.id == label))
+    new = statement.excluded
+    newer = or_(
+        new.created_ms > verdicts.c.created_ms,
+        and_(new.created_ms == verdicts.c.created_ms, new.label <= verdicts.c.label),
+    )
+    changed = {name: new[name] for name in ("label", "decision", "source", "created_ms", "doubt")}
+    db.execute(
+        statement.on_conflict_do_update(index_elements=["segment"], set_=changed, where=newer)
+    )
 
 
 def add_dataset(

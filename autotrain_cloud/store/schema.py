@@ -297,6 +297,26 @@ labels = Table(
     Column("provenance", _JSON, nullable=False),
     Column("created_ms", BigInteger, nullable=False),
 )
+verdicts = Table(
+    "verdicts",
+    metadata,
+    Column("segment", Text, primary_key=True),
+    Column("label", Text, nullable=False),
+    Column("decision", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("received_ms", BigInteger, nullable=False),
+    Column("confidence", Double, nullable=False),
+    Column("doubt", Double, nullable=False),
+    Column("draw", Text, nullable=False),
+)
+leases = Table(
+    "leases",
+    metadata,
+    Column("segment", Text, primary_key=True),
+    Column("who", Text, nullable=False),
+    Column("until_ms", BigInteger, nullable=False),
+)
 datasets = Table(
     "datasets",
     metadata,

@@ -15,6 +15,7 @@ from autotrain_cloud.api.access import Operator, Viewer
 from autotrain_cloud.api.difference import difference
 from autotrain_cloud.api.models import Page
 from autotrain_cloud.api.problems import responses
+from autotrain_cloud.api.queues import LENGTH, why
 from autotrain_cloud.api.routes.common import (
     Cursor,
     Filter,
@@ -26,6 +27,7 @@ from autotrain_cloud.api.routes.common import (
 )
 from autotrain_cloud.api.services import Here, Services, existing, now_ms
 from autotrain_cloud.api.sound import Sound, answer
+from autotrain_cloud.store import leases
 from autotrain_cloud.store.lineage import add_label, lineage
 from edge_runtime.contract.records import new_id
 
@@ -145,21 +147,73 @@ def submit(id: str, asked: models.SubmitLabel, here: Here, who: Operator) -> mod
             language=row.language, accepted=usable,
             provenance={"decision": "keep" if usable else "drop", "verdict": asked.verdict},
         )  # fmt: skip
+        leases.end(db, id)
         here.note(db, who, "label", id, f"said what was said: {asked.verdict}")
         made = next(one for one in reads.labels_of(db, id) if one.id == label)
     return models.LabelRow.model_validate(made)
 
 
-@router.get("/review", summary="Labels that a person should look at, the oldest first")
+@router.get("/review", summary="Labels that a person should look at, the oldest or the best first")
 def review(
-    here: Here, _: Viewer, slice: Filter = None, cursor: Cursor = None, limit: PageLimit = 50
+    here: Here,
+    _: Viewer,
+    slice: Filter = None,
+    order: Literal["oldest", "useful"] = "oldest",
+    cursor: Cursor = None,
+    limit: PageLimit = 50,
 ) -> Page[models.ReviewItem]:
-    """An item leaves the queue when its segment has a newer label: POST one."""
+    """An item leaves the queue when its segment has a newer label: POST one.
+
+    `useful`: a queue of some hundred, in which those come first that are doubtful and unlike the
+    others, from all slices and devices, and some drawn at random from all labels. `why` says it.
+    Pages go on in the queue in which they began; after a while it ends, and a cursor of it is
+    refused. To get items that nobody else gets, ask for leases.
+    """
+    now = now_ms()
+    if order == "useful":
+        after = key_of(cursor, int, int)
+        with here.read() as db:
+            found = here.queues.page(db, slice, after=after, limit=limit + 1)
+        items = page(found, limit, lambda one: one.key, lambda one: _leased(one.facts, now))
+        return Page[models.ReviewItem].model_validate(items)
     with here.read() as db:
         after = key_of(cursor, int, str)
         rows = reads.review_page(db, slice=slice, after=after, limit=limit + 1)
-    found = page(rows, limit, lambda row: (row.created_ms, row.label))
-    return Page[models.ReviewItem].model_validate(found)
+    return Page[models.ReviewItem].model_validate(
+        page(
+            rows, limit, lambda row: (row.created_ms, row.label),
+            lambda row: _leased({**row._mapping, "priority": row.doubt, "why": why(row)}, now),
+        )
+    )  # fmt: skip
+
+
+@router.post("/review/leases", summary="Get items to review that nobody else gets for a while")
+def lease(asked: models.Lease, here: Here, who: Operator) -> models.Leased:
+    """Those that you have already come first, and are yours for longer; then the most useful that
+    nobody has. A lease ends with your label, or by its time.
+    """
+    now = now_ms()
+    until = now + asked.minutes * 60_000
+    items: list[Mapping[str, Any]] = []
+    with here.store.begin() as db:
+        free = [
+            one.facts
+            for one in here.queues.page(db, asked.slice, after=None, limit=LENGTH)
+            if one.facts["who"] == who.name or (one.facts["until_ms"] or 0) <= now
+        ]
+        for facts in sorted(free, key=lambda facts: facts["who"] != who.name):
+            if len(items) == asked.count:
+                break
+            if leases.take(db, facts["segment"], who.name, now_ms=now, until_ms=until):
+                items.append(_leased({**facts, "who": who.name, "until_ms": until}, now))
+    return models.Leased.model_validate({"items": items})
+
+
+def _leased(facts: Mapping[str, Any], now: int) -> Mapping[str, Any]:
+    until = facts["until_ms"] or 0
+    held = until > now
+    return {**facts, "leased_by": facts["who"] if held else None,
+            "leased_until_ms": until if held else None}  # fmt: skip
 
 
 def _segment(here: Services, db: Any, id: str) -> Any:

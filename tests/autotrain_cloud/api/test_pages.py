@@ -204,3 +204,96 @@ def test_hostile_parameters_are_refused_and_never_break_it(
             assert response.status_code in (400, 422), body
             assert response.headers["content-type"] == "application/problem+json"
     store.close()
+
+
+def test_the_useful_queue_has_what_waits_and_a_sample_and_goes_on_where_it_ended(
+    both: Asker,
+) -> None:
+    whole = both.get("/v1/review", order="useful")["items"]
+    assert pages(both, "/v1/review", order="useful", limit=1) == whole
+    found = {each["segment"]: each for each in whole}
+    assert len(found) == len(whole)
+    assert {segment_id(0), segment_id(1), segment_id(3)} == set(found)
+    assert found[segment_id(0)]["why"] == "random sample"  # what was kept is looked at too
+    assert all(0 <= each["priority"] <= 1 and each["why"] for each in whole)
+    assert both.get("/v1/review", order="useful", slice="nothing")["items"] == []
+    first = both.get("/v1/review", order="useful", limit=1)
+    both("POST", f"/v1/segments/{whole[1]['segment']}/labels", json={"verdict": "unusable"})
+    rest = pages(both, "/v1/review", order="useful", cursor=first["next"])
+    assert [each["segment"] for each in rest] == [whole[2]["segment"]]
+    foreign = {"order": "useful", "cursor": "WzEsMl0="}
+    assert both("GET", "/v1/review", params=foreign).status_code == 422
+
+
+def test_what_one_person_has_no_other_gets_until_a_label_or_the_time_ends_it(
+    store: Store, both: Asker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from autotrain_cloud.api.routes import speech
+
+    other = Asker(both.client, add_token(store, "olga", "operator"))
+
+    def get(ask: Asker, count: int) -> list[str]:
+        made = ask("POST", "/v1/review/leases", json={"count": count, "minutes": 5})
+        assert made.status_code == 200, made.text
+        return [each["segment"] for each in made.json()["items"]]
+
+    mine = get(both, 2)
+    theirs = get(other, 5)
+    assert len(mine) == 2 and len(theirs) == 1 and not set(mine) & set(theirs)
+    assert set(get(both, 5)) == set(mine)  # again, and none of hers
+    held = {each["segment"]: each["leased_by"] for each in both.get("/v1/review")["items"]}
+    assert set(held.values()) <= {"ada", "olga"}
+    both("POST", f"/v1/segments/{mine[0]}/labels", json={"verdict": "unusable"})
+    assert set(get(both, 5)) == {mine[1]}
+    now = speech.now_ms()
+    monkeypatch.setattr(speech, "now_ms", lambda: now + 6 * 60_000)
+    assert set(get(other, 5)) == {mine[1], *theirs}
+
+
+def test_the_decision_of_a_segment_is_that_of_its_newest_label(store: Store) -> None:
+    """Whatever the order in which labels come, and as the migration makes it of what is there."""
+    from sqlalchemy import delete, select
+
+    from autotrain_cloud.store.lineage import add_label
+    from autotrain_cloud.store.migrations import VERDICTS, apply
+    from autotrain_cloud.store.schema import verdicts
+
+    fill(store)
+    rng = random.Random(5)
+    newest: dict[str, tuple[int, int, str]] = {}
+    with store.begin() as db:
+        for number in rng.sample(range(200), 200):
+            segment, at = segment_id(number % SEGMENTS), rng.randrange(20)
+            decision = rng.choice(("keep", "review", "drop"))
+            add_label(
+                db, id=f"x-{number:03}", segment=segment, source="teacher", author="t", text="x",
+                now_ms=NOW + 10 + at, accepted=decision == "keep",
+                provenance={"decision": decision},
+            )  # fmt: skip
+            newest[segment] = max(newest.get(segment, (-1, 0, "")), (at, -number, decision))
+        columns = [column for column in verdicts.c if column.name != "doubt"]
+        found = db.execute(select(*columns).order_by(verdicts.c.segment)).all()
+        assert {row.segment: row.decision for row in found} == {
+            segment: decision for segment, (_, _, decision) in newest.items()
+        }
+        db.execute(delete(verdicts))
+        apply(db, VERDICTS)
+        assert db.execute(select(*columns).order_by(verdicts.c.segment)).all() == found
+
+
+def test_pages_are_the_same_whether_they_are_walked_or_sorted(
+    both: Asker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from autotrain_cloud.api import reads
+
+    def everything() -> list[Any]:
+        return [
+            pages(both, "/v1/segments", limit=3, order=order, **filters)
+            for filters, _ in FILTERS
+            for order in ("newest", "least-sure")
+        ]
+
+    sorted_ = everything()
+    monkeypatch.setattr(reads, "FEW", -1)
+    monkeypatch.setattr(reads, "FEW_DEVICES", 0)
+    assert everything() == sorted_

@@ -22,6 +22,7 @@ WRITES = {
     ("PUT", "/v1/devices/{name}/consent"): "operator",
     ("DELETE", "/v1/devices/{name}/consent"): "operator",
     ("POST", "/v1/segments/{id}/labels"): "operator",
+    ("POST", "/v1/review/leases"): "operator",
     ("POST", "/v1/runs"): "operator",
     ("POST", "/v1/runs/{id}/resume"): "operator",
     ("POST", "/v1/runs/{id}/approve"): "admin",
