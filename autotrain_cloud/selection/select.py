@@ -158,12 +158,7 @@ def select(
     speaking = {voice(row.device, row.speaker) for row in rows}
     if settings.dev_share * len(speaking) < 1 or len({row.split for row in rows}) == 1:
         # Too few voices to keep one apart: it would not be like the others. Utterances instead.
-        rows = [
-            replace(
-                row, split="dev" if drawn(row.segment_id, "dev") < settings.dev_share else "train"
-            )
-            for row in rows
-        ]
+        rows = _split_by_utterance(rows, settings.dev_share)
     chosen = {row.segment_id for row in rows}
     for label, use in zip(usable, utility, strict=True):
         if label.segment.id not in chosen:
@@ -171,6 +166,15 @@ def select(
                 "less useful than what fits the hours" if use else "of another domain, or known"
             )
     return Selection((*rows, *(r for r in replay if r.segment_id not in chosen)), left_out)
+
+
+def _split_by_utterance(rows: Sequence[Row], dev_share: float) -> list[Row]:
+    """An utterance stays on its side from set to set, but neither side stays empty."""
+    draws = {row.segment_id: drawn(row.segment_id, "dev") for row in rows}
+    below = sum(draw < dev_share for draw in draws.values())
+    count = min(max(1, below), len(rows) - 1) if dev_share else 0
+    dev = set(sorted(draws, key=draws.__getitem__)[:count])
+    return [replace(row, split="dev" if row.segment_id in dev else "train") for row in rows]
 
 
 def probably_wrong(label: Label) -> float:

@@ -220,3 +220,14 @@ def test_of_few_voices_none_is_all_that_is_asked_before_going_further() -> None:
     found = select(labels, SelectionSettings(replay_share=0.0, dev_share=0.2))
     asked = [row.device for row in found.rows if row.split == "dev"]
     assert set(asked) == {"d0", "d1", "d2"} and 0.1 < len(asked) / len(found.rows) < 0.3
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+@pytest.mark.parametrize("dev_share", [0.0, 0.01, 0.5, 0.99])
+def test_neither_side_of_a_split_of_few_utterances_is_empty(count: int, dev_share: float) -> None:
+    rng = random.Random(count)
+    labels = [label(f"{n}", sentence(SAILING, rng)) for n in range(count)]
+    found = select(labels, SelectionSettings(replay_share=0.0, dev_share=dev_share))
+    splits = [row.split for row in found.rows]
+    assert len(splits) == count and "train" in splits
+    assert ("dev" in splits) == (dev_share > 0 and count > 1)
