@@ -23,7 +23,7 @@ from benchmarks import api, scenarios
 from benchmarks.measure import RESULTS, ROOT, Table, markdown, say
 
 ORDER = ("parity", "sherpa", "gemm", "overhead", "batch", "memory", "accuracy", "robustness",
-         "latency", "confidence", "int8", "ingest", "fleet_sim", "api", "ota", "gate",
+         "latency", "confidence", "int8", "ingest", "soak", "fleet_sim", "api", "ota", "gate",
          "monitor", "labels", "selection", "pipeline", "rollout", "delta",
          "agent", "scale", "scenarios")  # fmt: skip
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -279,6 +279,14 @@ def _pipelines(results: Results) -> Finding:
     return "; ".join(cells), met
 
 
+def _soak(results: Results) -> Finding:
+    kills = sum(results["kills"].values())
+    text = f"{results['rows']:,} segments, {kills} kills: {results['lost']} lost, "
+    text += f"{results['twice']} twice"
+    lost = results["lost"] + results["twice"] + results["unknown"]
+    return text, results["rows"] >= 10_000 and not lost
+
+
 def _kept_labels(results: Results) -> Finding:
     found = results["sets"][REAL]
     whole, cut = found["kept_by_default_settings"], found["stretches"]["4"]
@@ -496,6 +504,12 @@ TARGETS = (
         aim="≥ 70 %: SQLite, PostgreSQL",
         benchmark="ingest",
         find=_ingest,
+    ),
+    Target(
+        what="segments while broker, ingest and device are killed at random",
+        aim="≥ 10,000; 0 lost, 0 twice",
+        benchmark="soak",
+        find=_soak,
     ),
     Target(
         what="simulated fleet, a segment of 20 kB a minute each; making to receipt, p50 / p99",

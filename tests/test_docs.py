@@ -28,7 +28,8 @@ def _files(*suffixes: str) -> list[Path]:
     for path in ROOT.rglob("*"):
         parts = path.relative_to(ROOT).parts
         hidden = any(p.startswith(".") and p not in (".ci", ".gitignore") for p in parts)
-        if path.is_file() and not hidden and not SKIP & set(parts) and path.suffix in suffixes:
+        skipped = SKIP & set(parts) or parts[0] == "loop"  # of `make loop`
+        if path.is_file() and not hidden and not skipped and path.suffix in suffixes:
             found.append(path)
     return found
 
