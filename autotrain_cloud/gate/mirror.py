@@ -15,7 +15,6 @@ and MLFLOW_TRACKING_PASSWORD.
 from __future__ import annotations
 
 import base64
-import fcntl
 import http.client
 import json
 import math
@@ -23,14 +22,14 @@ import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 from autotrain_cloud.gate.ledger import Entry, read_ledger
+from autotrain_cloud.locks import if_free
 from edge_runtime.errors import ConfigError, StorageError
 from edge_runtime.files import write_atomically
 
@@ -77,52 +76,43 @@ class Mirror:
         Raises StorageError when MLflow does not answer or refuses, LedgerTampered for a ledger that
         was changed. What was sent before stays sent.
         """
-        with self._alone() as mine:
-            if not mine:
-                return 0
-            entries = read_ledger(self._ledger).entries
-            sent = self._sent()
-            due = entries[sent : sent + MOST]
-            if not due:
-                return 0
+        lock = self._state.with_name(f"{self._state.name}.lock")
+        try:
+            lock.touch(0o600)
+        except OSError as error:
+            raise StorageError(f"{lock}: {error.strerror}") from error
+        with if_free(lock) as mine:
+            return self._send_due() if mine else 0
+
+    def _send_due(self) -> int:
+        entries = read_ledger(self._ledger).entries
+        sent = self._sent(entries)
+        due = entries[sent : sent + MOST]
+        if due:
             experiment = self._experiment()
             for entry in due:
                 self._send(experiment, entry)
                 write_atomically(self._state, json.dumps(self._note(entry)).encode())
-            return len(due)
+        return len(due)
 
     def waiting(self) -> int:
         """How many entries are not there yet."""
-        return len(read_ledger(self._ledger).entries) - self._sent()
+        entries = read_ledger(self._ledger).entries
+        return len(entries) - self._sent(entries)
 
     # -- how far it got ----------------------------------------------------------------------------
 
     def _note(self, entry: Entry) -> dict[str, Any]:
         return {"url": self.url, "sent": entry.number, "hash": entry.hash}
 
-    def _sent(self) -> int:
+    def _sent(self, entries: Sequence[Entry]) -> int:
         """None of them at another server, or where the note is of another ledger."""
         try:
             note = json.loads(self._state.read_text("utf-8"))
             sent = int(note["sent"])
-            entry = read_ledger(self._ledger).entries[sent - 1]
-            return sent if sent > 0 and note == self._note(entry) else 0
+            return sent if sent > 0 and note == self._note(entries[sent - 1]) else 0
         except (OSError, ValueError, KeyError, TypeError, IndexError):
             return 0  # nothing is sent twice: each is looked for
-
-    @contextmanager
-    def _alone(self) -> Iterator[bool]:
-        try:
-            handle = os.open(f"{self._state}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise StorageError(f"{self._state}.lock: {error.strerror}") from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield True
-        except BlockingIOError:
-            yield False
-        finally:
-            os.close(handle)
 
     # -- what MLflow gets --------------------------------------------------------------------------
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import json
 import os
 import resource
@@ -26,9 +25,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from autotrain_cloud.locks import if_free
 
 MARK = "VITCONFORMER_JOB"  # in the environment of every process of a job
 BUSY = 75  # exit code: another process has this job (EX_TEMPFAIL)
@@ -100,17 +100,9 @@ def _watch(folder: Path, process: subprocess.Popen[bytes], deadline: float) -> i
                 return TIMED_OUT
 
 
-@contextlib.contextmanager
-def lock(folder: Path) -> Iterator[bool]:
+def lock(folder: Path) -> contextlib.AbstractContextManager[bool]:
     """Whether the job was free, and is ours until the end of the block."""
-    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
-    except BlockingIOError:
-        yield False
-    finally:
-        os.close(handle)
+    return if_free(folder / "lock")
 
 
 def end_all(job: str) -> None:

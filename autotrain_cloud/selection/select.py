@@ -136,8 +136,7 @@ def select(
     rows = []
     for place, one in enumerate(taken):
         label = usable[one.index]
-        dev = drawn(voice(label.segment.device, label.segment.speaker), "dev") < settings.dev_share
-        row = row_of(label, "dev" if dev else "train", "")
+        row = row_of(label, "train", "")
         rows.append(
             replace(
                 row,
@@ -155,10 +154,7 @@ def select(
             "domain, known to the student, longer than what is left of the hours, or over its "
             "device's limit"
         )
-    speaking = {voice(row.device, row.speaker) for row in rows}
-    if settings.dev_share * len(speaking) < 1 or len({row.split for row in rows}) == 1:
-        # Too few voices to keep one apart: it would not be like the others. Utterances instead.
-        rows = _split_by_utterance(rows, settings.dev_share)
+    rows = _split(rows, settings.dev_share)
     chosen = {row.segment_id for row in rows}
     for label, use in zip(usable, utility, strict=True):
         if label.segment.id not in chosen:
@@ -168,12 +164,19 @@ def select(
     return Selection((*rows, *(r for r in replay if r.segment_id not in chosen)), left_out)
 
 
-def _split_by_utterance(rows: Sequence[Row], dev_share: float) -> list[Row]:
-    """An utterance stays on its side from set to set, but neither side stays empty."""
-    draws = {row.segment_id: drawn(row.segment_id, "dev") for row in rows}
-    below = sum(draw < dev_share for draw in draws.values())
-    count = min(max(1, below), len(rows) - 1) if dev_share else 0
-    dev = set(sorted(draws, key=draws.__getitem__)[:count])
+def _split(rows: Sequence[Row], dev_share: float) -> list[Row]:
+    """A share of the voices to one side; of few voices, of which none is like the others, utterances.
+
+    An utterance stays on its side from set to set, but neither side stays empty.
+    """
+    voices = {voice(row.device, row.speaker) for row in rows}
+    apart = {name for name in voices if drawn(name, "dev") < dev_share}
+    dev = {row.segment_id for row in rows if voice(row.device, row.speaker) in apart}
+    if dev_share * len(voices) < 1 or apart in (set(), voices):
+        draws = {row.segment_id: drawn(row.segment_id, "dev") for row in rows}
+        below = sum(draw < dev_share for draw in draws.values())
+        count = min(max(1, below), len(rows) - 1) if dev_share else 0
+        dev = set(sorted(draws, key=draws.__getitem__)[:count])
     return [replace(row, split="dev" if row.segment_id in dev else "train") for row in rows]
 
 

@@ -81,23 +81,14 @@ class Denoiser:
 class Denoised:
     """A teacher that hears segments below `below_db` without their noise."""
 
-    teacher: Any
+    teacher: Teacher
     below_db: float
     denoiser: Denoiser
-
-    @property
-    def provenance(self) -> Provenance:
-        whose: Provenance = self.teacher.provenance
-        settings = json.loads(whose.settings) | {
-            "denoise_below_db": self.below_db,
-            "denoiser": f"pyrnnoise {self.denoiser.version}",
-        }
-        return replace(whose, settings=json.dumps(settings, sort_keys=True))
+    provenance: Provenance
 
     @property
     def batch_size(self) -> int:
-        size: int = self.teacher.batch_size
-        return size
+        return self.teacher.batch_size
 
     def transcribe(self, batch: Sequence[Samples]) -> list[Transcript]:
         found = self.teacher.transcribe(self._heard(batch))
@@ -116,11 +107,17 @@ class DenoisedScorer(Denoised):
     __slots__ = ()
 
     def score(self, batch: Sequence[Samples], texts: Sequence[str]) -> list[Score]:
-        found: list[Score] = self.teacher.score(self._heard(batch), texts)
-        return found
+        assert isinstance(self.teacher, Scorer)
+        return self.teacher.score(self._heard(batch), texts)
 
 
 def denoised(teacher: Teacher, *, below_db: float) -> Teacher:
     """Raises ConfigError where the package is missing."""
+    denoiser = Denoiser.open()
+    settings = json.loads(teacher.provenance.settings) | {
+        "denoise_below_db": below_db,
+        "denoiser": f"pyrnnoise {denoiser.version}",
+    }
+    about = replace(teacher.provenance, settings=json.dumps(settings, sort_keys=True))
     kind = DenoisedScorer if isinstance(teacher, Scorer) else Denoised
-    return kind(teacher, below_db, Denoiser.open())
+    return kind(teacher, below_db, denoiser, about)

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
             "alarms": learn.answer_alarms,  # after what runs became: a rollout may have begun
             "rollouts": rolling.step,
         }
-        rounds = Rounds(parts, say=lambda line: print(line, file=sys.stderr, flush=True))
+        rounds = Rounds(parts, say=_say)
         _mirror(controller, stop)
         with controller.at_work():
             while not stop.wait(args.every):
@@ -76,16 +76,17 @@ def _mirror(controller: Controller, stop: threading.Event) -> None:
     if settings.ledger is None or not settings.mirror:
         return
     mirror = Mirror(settings.ledger, settings.mirror)
-    rounds = Rounds(
-        {"mirror": lambda _: mirror.send()},
-        say=lambda line: print(line, file=sys.stderr, flush=True),
-    )
+    rounds = Rounds({"mirror": lambda _: mirror.send()}, say=_say)
 
     def send() -> None:
         while not stop.wait(MIRROR_S):
             rounds.go(now_ms())
 
     threading.Thread(target=send, name="mirror", daemon=True).start()
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _republisher(controller: Controller) -> Republish:
