@@ -165,7 +165,7 @@ def select(
 
 
 def _split(rows: Sequence[Row], dev_share: float) -> list[Row]:
-    """A share of the voices to one side; of few voices, of which none is like the others, utterances.
+    """A share of the voices to one side; or of few voices, none like the others, of utterances.
 
     An utterance stays on its side from set to set, but neither side stays empty.
     """
