@@ -45,27 +45,46 @@ class SpeechEvidence:
 
 def find_speech(samples: Samples) -> SpeechEvidence:
     """f32 [n] at 16 kHz."""
-    level = float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) if len(samples) else 0.0
+    level = _level(samples)
     level_db = 20 * float(np.log10(max(level, 1e-6)))
     if len(samples) < _WINDOW or level < _MIN_LEVEL:
         return SpeechEvidence(speech_s=0.0, voiced_s=0.0, snr_db=0.0, level_db=level_db)
-    # A trace of noise, 60 dB down: digital silence has no floor to stand out of.
-    noise = np.random.default_rng(0).standard_normal(len(samples), np.float32)
-    heard = ((samples + 1e-3 * level * noise) / (10 * level)).astype(np.float32)
-    mel = open_frontend("knf_nemo").compute(heard)[:, 4:60]  # [frames, bands], ln of the energy
-    floor = np.percentile(mel, _FLOOR_PERCENTILE, axis=0) + _FLOOR_BIAS
-    ratio = np.exp(np.clip(mel - floor, -10, 10))  # energy over the noise's
-    score = np.where(ratio > 1, ratio - np.log(ratio) - 1, 0.0)
-    score = np.log1p(score).mean(1)  # a single loud band must not carry a frame
-    loud = score > _SCORE
-    excess = (mel - floor)[loud]
-    pitch = _voiced(heard, loud)
+    heard = _heard(samples, level)
+    loud, excess = _standing_out(heard)
     return SpeechEvidence(
         speech_s=float(loud.sum()) * _HOP_S,
-        voiced_s=pitch,
-        snr_db=10 / np.log(10) * float(excess.mean()) if loud.any() else 0.0,
+        voiced_s=_voiced(heard, loud),
+        snr_db=10 / np.log(10) * float(excess[loud].mean()) if loud.any() else 0.0,
         level_db=level_db,
     )
+
+
+def speech_frames(samples: Samples) -> NDArray[np.bool_]:
+    """f32 [n] at 16 kHz -> [frames of 10 ms]: which stand out of the recording's own noise."""
+    level = _level(samples)
+    if len(samples) < _WINDOW or level < _MIN_LEVEL:
+        return np.zeros(len(open_frontend("knf_nemo").compute(samples)), np.bool_)
+    return _standing_out(_heard(samples, level))[0]
+
+
+def _level(samples: Samples) -> float:
+    return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) if len(samples) else 0.0
+
+
+def _heard(samples: Samples, level: float) -> Samples:
+    """At one level, with a trace of noise, 60 dB down: digital silence has no floor."""
+    noise = np.random.default_rng(0).standard_normal(len(samples), np.float32)
+    return ((samples + 1e-3 * level * noise) / (10 * level)).astype(np.float32)
+
+
+def _standing_out(heard: Samples) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    """[frames], and by how much each band does [frames, bands], nats."""
+    mel = open_frontend("knf_nemo").compute(heard)[:, 4:60]  # ln of the energy
+    excess = mel - (np.percentile(mel, _FLOOR_PERCENTILE, axis=0) + _FLOOR_BIAS)
+    ratio = np.exp(np.clip(excess, -10, 10))  # energy over the noise's
+    score = np.where(ratio > 1, ratio - np.log(ratio) - 1, 0.0)
+    # A single loud band must not carry a frame.
+    return np.log1p(score).mean(1) > _SCORE, excess
 
 
 def _voiced(samples: Samples, loud: NDArray[np.bool_]) -> float:

@@ -280,6 +280,8 @@ def _settings(engine: str, database: str, at_once: int) -> str:
         "dev_features": "",
         "guard_features": "",
         "replay_features": "",
+        "noise": "",
+        "noise_features": "",
         "retrain": f"{light} retrain 2.0 {{features}}/made",
         "interpolate": f"{light} interpolate 0.3 {{retrain}}/made",
         "export": f"{light} export 0.3 {{interpolate}}/made",

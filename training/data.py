@@ -83,6 +83,7 @@ class BatchPlan:
     augment: bool = False
     augment_from_batch: int = 0
     augment_config: FeatureAugmentConfig = field(default_factory=FeatureAugmentConfig)
+    noise: tuple[FeatureStore, ...] = ()  # of a fleet: clips without text, laid under others
     subword_alpha: float = 0.0  # draw segmentations, flatter as it nears 0 (0.1); 0: the best one
     epochs: int | None = None  # None: no end
     seed: int = 0
@@ -108,6 +109,11 @@ class BatchPlan:
             for index in range(max(start, first), first + len(cuts)):
                 yield index, examples[cuts[index - first]]
             first, number = first + len(cuts), number + 1
+
+    def augmenter(self) -> FeatureAugmenter:
+        """Alters examples of any batch."""
+        clips = [features for store in self.noise for features, _ in store]
+        return FeatureAugmenter(self.augment_config, clips)
 
     def augments(self, index: int) -> bool:
         """Does batch `index` get augmented?"""
@@ -249,7 +255,7 @@ def load_batches(plan: BatchPlan, start: int = 0, workers: int = 0) -> Generator
         RuntimeError: a worker failed; carries its traceback.
     """
     if workers == 0:
-        augmenter = FeatureAugmenter(plan.augment_config)
+        augmenter = plan.augmenter()
         for index, examples in plan.batches(start):
             yield Batch.from_arrays(make_batch(plan, index, examples, augmenter))
         return
@@ -288,7 +294,7 @@ def _work(pipe: Connection, plan: BatchPlan, start: int, worker: int, workers: i
     # The trainer is gone, however it went: so is the worker.
     with contextlib.suppress(BrokenPipeError):
         try:
-            augmenter = FeatureAugmenter(plan.augment_config)
+            augmenter = plan.augmenter()
             for index, examples in plan.batches(start):
                 if (index - start) % workers == worker:
                     pipe.send(make_batch(plan, index, examples, augmenter))

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.features import FEATURE_DIM, SAMPLE_RATE, open_frontend
+from edge_runtime.manifest import SPEECH_POWER
 
 Array: TypeAlias = NDArray[np.float32]
 
@@ -59,6 +60,8 @@ class FeatureAugmentConfig:
     faint_snr_db: tuple[float, float] = (30.0, 60.0)
     kinds: tuple[float, float, float] = (0.4, 0.1, 0.5)  # stationary, hum, babble
     talkers: int = 6  # at most, in babble
+    field: float = 0.5  # share of examples with the noise of a fleet beside them, where there is any
+    field_snr_db: tuple[float, float] = (-3.0, 6.0)  # beside the ratio it was heard at
 
     p_channel: float = 0.6
     channel_db: float = 10.0  # of each knot of the curve, either way
@@ -93,8 +96,14 @@ class Timing:
 class FeatureAugmenter:
     """Immutable, but for the noise it makes itself on first use (0.2 s)."""
 
-    def __init__(self, config: FeatureAugmentConfig | None = None) -> None:
+    def __init__(
+        self,
+        config: FeatureAugmentConfig | None = None,
+        field: Sequence[NDArray[np.floating]] = (),
+    ) -> None:
+        """`field`: log-mel [frames, 80] of noise as loud as beside speech of SPEECH_POWER."""
         self.config = config or FeatureAugmentConfig()
+        self.field = field
 
     def __call__(
         self,
@@ -166,6 +175,11 @@ class FeatureAugmenter:
     ) -> None:
         """Add to `energy` [frames, 80] in place what goes with speech of level `loudness`."""
         config = self.config
+        if len(self.field) and rng.random() < config.field:
+            heard = _piece(self.field[int(rng.integers(len(self.field)))], len(energy), rng)
+            snr = rng.uniform(*config.field_snr_db)
+            energy += heard * np.float32(loudness / SPEECH_POWER * 10 ** (-snr / 10))
+            return
         if rng.random() < config.p_noise:
             low, high = config.snr_db
             snr = low + (high - low) * np.sqrt(rng.random())
@@ -189,12 +203,7 @@ class FeatureAugmenter:
         """One to `talkers` of the others, equally loud, each from a place of its own."""
         sound = np.zeros((frames, FEATURE_DIM), np.float32)
         for _ in range(rng.integers(1, self.config.talkers + 1)):
-            voice = babble[int(rng.integers(len(babble)))]
-            start = int(rng.integers(len(voice)))
-            taken = np.asarray(voice, np.float32).take(
-                range(start, start + frames), axis=0, mode="wrap"
-            )
-            energy = np.exp(taken, out=taken)
+            energy = _piece(babble[int(rng.integers(len(babble)))], frames, rng)
             if (present := level(energy)) > 0:
                 sound += energy / np.float32(present)
         return sound
@@ -284,6 +293,15 @@ def reverberate(energy: Array, rt60_s: float, direct_to_late_db: float) -> None:
 def level(energy: Array) -> float:
     """Mean square of the samples behind mel energies [t, 80]; within a few percent on speech."""
     return float(energy.mean(axis=0) @ _TO_POWER)
+
+
+def _piece(log_mel: NDArray[np.floating], frames: int, rng: np.random.Generator) -> Array:
+    """Energies [frames, 80] of a recording [any, 80] from somewhere on, again and again."""
+    start = int(rng.integers(len(log_mel)))
+    taken = np.asarray(log_mel, np.float32).take(
+        range(start, start + frames), axis=0, mode="wrap"
+    )
+    return np.exp(taken, out=taken)
 
 
 # -- what the bins mean ----------------------------------------------------------------------------

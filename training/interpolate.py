@@ -12,11 +12,14 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from edge_runtime.errors import ConfigError
 from edge_runtime.metrics import ErrorCounts, word_errors
 from training.evaluate import decode_features, greedy_ids
+from training.feature_augment import FeatureAugmentConfig, FeatureAugmenter
 from training.model import Encoder
 from training.store import FeatureStore
 from training.tokenizer import Tokenizer
@@ -45,9 +48,20 @@ def interpolate(old: Encoder, new: Encoder, alpha: float) -> Encoder:
     return between
 
 
+def under_noise(store: FeatureStore, noise: Sequence[NDArray[np.floating]]) -> FeatureStore:
+    """The same speech with clips of a fleet's noise under it, each at the ratio it was heard at.
+
+    Args:
+        noise: log-mel [frames, 80], as loud as beside speech of SPEECH_POWER.
+    """
+    config = FeatureAugmentConfig(field=1.0, field_snr_db=(0.0, 0.0)).scaled(0.0)
+    augment, rng = FeatureAugmenter(config, noise), np.random.default_rng(0)
+    return store.altered([augment(features, rng) for features, _ in store])
+
+
 def word_error_rate(encoder: Encoder, store: FeatureStore, tokenizer: Tokenizer) -> float:
     """Greedy decoding of a feature store under the mask of the default chunk size."""
-    features = [store[index][0] for index in range(len(store))]
+    features = [frames for frames, _ in store]
     counts = ErrorCounts()
     for index, log_probs in decode_features(encoder, features, CHUNK):
         counts += word_errors(store.texts[index], tokenizer.decode(greedy_ids(log_probs)))

@@ -32,6 +32,7 @@ class DataSection:
     weights: tuple[float, ...] = ()  # how often each is read per epoch; empty: once each
     replay: tuple[str, ...] = ()  # stores of what must not be forgotten, read all alike …
     replay_share: float = 0.5  # … so often that they are this share of the speech
+    noise: tuple[str, ...] = ()  # stores of clips without text, laid under the speech of others
     dev: tuple[str, ...] = ()
     tokenizer: str = ""  # directory with tokenizer.model and tokens.txt
     max_seconds: float = 80.0  # speech per batch and process, padding included
@@ -46,6 +47,7 @@ class DataSection:
 class AugmentSection:
     features: bool = True  # speed, warp, noise, rooms, channels in the log-mel domain
     strength: float = 1.0  # scales how often each of them happens
+    noise_share: float = 0.5  # of the examples, that get some of data.noise instead of another
     start_step: int = 0  # clean before
     specaugment: bool = True  # strength follows the number of parameters
 

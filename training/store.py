@@ -25,7 +25,7 @@ import io
 import json
 import logging
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -139,6 +139,19 @@ class FeatureStore:
         shard = self._shards[self._shard_of[index]]
         return shard[start : start + self.frames[index]], self.texts[index]
 
+    def __iter__(self) -> Iterator[tuple[NDArray[np.float16], str]]:
+        return (self[index] for index in range(len(self)))
+
+    def altered(self, features: Sequence[NDArray[np.floating]]) -> FeatureStore:
+        """The same utterances with these features, one [frames, 80] each; in memory only."""
+        frames = np.array([len(one) for one in features], np.int32)
+        whole = np.concatenate([np.asarray(one, np.float16) for one in features])
+        offsets = np.cumsum(frames, dtype=np.int64) - frames
+        return FeatureStore(
+            self.path, [whole], np.zeros_like(frames), offsets, frames, self.texts, self.speakers,
+            self.audio,
+        )  # fmt: skip
+
     @property
     def seconds(self) -> float:
         """Speech in the store."""
@@ -154,20 +167,22 @@ def build_store(
     *,
     jobs: int = 1,
     augment: Augmentation | None = None,
+    allow_empty: bool = False,
     progress: bool = False,
 ) -> FeatureStore:
     """Compute the features of every utterance of `manifests` into `out`, continuing a killed build.
 
-    With `augment`, every utterance is stored 1 + copies times.
+    With `augment`, every utterance is stored 1 + copies times. `allow_empty`: manifests without a
+    line make a store without an utterance.
 
     Raises:
         ConfigError: a manifest is wrong, or `out` holds the store of something else.
         AudioError: a recording cannot be read or holds no sound.
     """
     utterances = [utterance for path in manifests for utterance in read_manifest(path)]
-    if not utterances:
+    if not utterances and not allow_empty:
         raise ConfigError(f"{', '.join(map(str, manifests))}: no utterances")
-    shards = _cut(utterances, augment.copies if augment else 0)
+    shards = _cut(utterances, augment.copies if augment else 0) if utterances else []
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, utterances, augment)
     if (out / "store.json").exists():

@@ -342,7 +342,10 @@ def train(recipe: Recipe, run: Path, *, device: str = "cpu", curves: Curves | No
             curriculum_start_s=recipe.data.curriculum_start_s,
             curriculum_batches=recipe.data.curriculum_steps * recipe.optim.accumulate,
             augment=recipe.augment.features,
-            augment_config=FeatureAugmentConfig().scaled(recipe.augment.strength),
+            augment_config=FeatureAugmentConfig(field=recipe.augment.noise_share).scaled(
+                recipe.augment.strength
+            ),
+            noise=tuple(FeatureStore.open(Path(path)) for path in recipe.data.noise),
             augment_from_batch=recipe.augment.start_step * recipe.optim.accumulate,
             seed=recipe.run.seed,
             rank=process.rank,

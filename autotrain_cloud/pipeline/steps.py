@@ -132,10 +132,21 @@ STEPS: tuple[Step, ...] = (
         timeout_s=12 * 3600.0,
     ),
     Step(
+        name="noise",
+        command="vitconformer cloud noise {gather} --out {out}",
+        makes=("noise.jsonl",),
+    ),
+    Step(
+        name="noise_features",
+        command="vitconformer features --manifest {noise}/noise.jsonl --allow-empty "
+        "--out {out}/store",
+        makes=("store/store.json",),
+    ),
+    Step(
         name="retrain",
         command="vitconformer train --recipe {recipe} --init {checkpoint} --tokenizer {tokenizer} "
-        "--train {features}/store --replay {replay_features}/store --threads {threads} "
-        "--no-curves --out {out}/run [ --set {train_set} ]",
+        "--train {features}/store --replay {replay_features}/store --noise {noise_features}/store "
+        "--threads {threads} --no-curves --out {out}/run [ --set {train_set} ]",
         timeout_s=24 * 3600.0,
         tries=8,  # goes on from its last checkpoint
     ),
@@ -143,6 +154,7 @@ STEPS: tuple[Step, ...] = (
         name="interpolate",
         command="vitconformer interpolate --old {checkpoint} --new {retrain}/run "
         "--tokenizer {tokenizer} --target {dev_features}/store --guard {guard_features}/store "
+        "--noise {noise_features}/store "
         "--tolerance {tolerance} --out {out}/model.safetensors --json",
         makes=("model.safetensors",),
     ),

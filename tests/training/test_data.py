@@ -201,6 +201,19 @@ def test_augmentation_starts_at_its_batch(plan: BatchPlan) -> None:
     )
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_clips_of_a_fleet_are_laid_under_the_speech_of_others(
+    plan: BatchPlan, stores: tuple[FeatureStore, ...], workers: int
+) -> None:
+    always = FeatureAugmentConfig(field=1.0, noise_only=0.0).scaled(0.0)
+    quiet = changed(plan, stores=stores[:1], augment=True, augment_config=always)
+    noisy = changed(quiet, noise=stores[1:])
+    for clean, loud in zip(take(quiet, 4), take(noisy, 4, workers=workers), strict=True):
+        assert torch.equal(clean.targets, loud.targets)
+        assert (loud.features >= clean.features - 0.02).all()
+        assert (loud.features > clean.features + 0.5).any(dim=2).any(dim=1).all()
+
+
 def test_noise_alone_has_no_text(plan: BatchPlan) -> None:
     plan = changed(plan, augment=True, augment_config=FeatureAugmentConfig(noise_only=1.0))
     for (_, examples), batch in islice(zip(plan.batches(), load_batches(plan), strict=True), 5):

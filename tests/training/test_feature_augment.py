@@ -10,6 +10,7 @@ import soxr
 from scipy.signal import fftconvolve
 
 from edge_runtime.features import open_frontend
+from edge_runtime.manifest import SPEECH_POWER
 from training.feature_augment import (
     FLOOR,
     Array,
@@ -199,6 +200,29 @@ def test_babble_is_other_speakers_at_the_level_asked_for() -> None:
     assert np.mean([gaps(many, seed) for seed in range(20)]) < np.mean(
         [gaps(one, seed) for seed in range(20)]
     )
+
+
+def test_the_noise_of_a_fleet_is_laid_under_speech_of_any_level_as_loud_as_it_was_heard() -> None:
+    rng = np.random.default_rng(2)
+    wave = rng.standard_normal(RATE).astype(np.float32)
+    wave *= np.sqrt(SPEECH_POWER / 10 ** (6 / 10) / np.mean(wave**2))  # heard at 6 dB
+    heard = compute(wave)
+    augment = FeatureAugmenter(config(field=1.0, field_snr_db=(2.0, 2.0)), [heard])
+    for gain in (0.1, 1.0, 3.0):
+        features = compute(gain * voice())
+        added = np.exp(augment(features, rng)) - np.exp(features)
+        expected = level(np.exp(features)) / 10 ** (8 / 10)
+        assert level(np.maximum(added, 0)) == pytest.approx(expected, rel=0.1)
+
+
+def test_the_noise_of_a_fleet_takes_the_place_of_other_noise_in_its_share_of_the_examples() -> None:
+    features, heard = compute(voice()), compute(0.01 * voice(1.0, seed=3))
+    augment = FeatureAugmenter(config(field=0.3), [heard])
+    rng = np.random.default_rng(0)
+    altered = [not np.allclose(augment(features, rng), features, atol=0.021) for _ in range(200)]
+    assert np.mean(altered) == pytest.approx(0.3, abs=0.1)
+    without = FeatureAugmenter(config(field=1.0))
+    np.testing.assert_allclose(without(features, rng), features, atol=0.021)
 
 
 def test_hum_is_low_and_steady() -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -19,7 +20,15 @@ from tests.training.encoders import random_encoder, small_config
 from training import checkpoint
 from training.commands import interpolate as verb
 from training.evaluate import decode_features, greedy_ids
-from training.interpolate import CHUNK, Point, choose, interpolate, walk, word_error_rate
+from training.interpolate import (
+    CHUNK,
+    Point,
+    choose,
+    interpolate,
+    under_noise,
+    walk,
+    word_error_rate,
+)
 from training.model import Encoder
 from training.store import FeatureStore, build_store
 from training.tokenizer import Tokenizer, train_tokenizer
@@ -73,7 +82,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train_tokenizer([sentence(i) for i in range(60)], root / "tokenizer", vocab_size=40)
     tokenizer = Tokenizer.load(root / "tokenizer")
     sounds = build_store([root / "manifest.jsonl"], root / "sounds")
-    features = [sounds[index][0] for index in range(len(sounds))]
+    features = [frames for frames, _ in sounds]
     for seed, name in enumerate(("old", "new")):
         encoder = random_encoder(CONFIG, seed=seed)
         checkpoint.save(
@@ -109,6 +118,28 @@ def test_each_model_makes_no_error_on_what_it_said_itself_and_many_on_the_other(
     assert points[0].guard["old"] < 0.1 and points[1].target["new"] < 0.1  # "x" for silence
     assert points[1].guard["old"] > 0.5 and points[0].target["new"] > 0.5
     assert word_error_rate(new, stores["new"], tokenizer) == points[1].target["new"]
+
+
+def test_what_guards_say_in_the_noise_of_a_fleet_is_a_target_too(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guard = FeatureStore.open(work / "old")
+    loud = guard.altered([frames + np.float16(3) for frames, _ in guard])
+    noisy = under_noise(guard, [frames for frames, _ in loud])
+    assert noisy.texts == guard.texts and noisy.seconds == guard.seconds
+    for (before, _), (after, _) in zip(guard, noisy, strict=True):
+        assert after.shape == before.shape and (after >= before - 0.02).all()
+        assert (after - before).max() > 1
+    common = ["--old", work / "old.safetensors", "--new", work / "new.safetensors", "--json",
+              "--tokenizer", work / "tokenizer", "--target", work / "new", "--guard", work / "old",
+              "--alphas", "1", "--tolerance", 1e6, "--out", tmp_path / "x"]  # fmt: skip
+    assert run(verb, *common, "--noise", work / "sounds") == 0
+    with_noise = json.loads(capsys.readouterr().out)["points"][0]["target"]
+    (manifest := tmp_path / "none.jsonl").touch()
+    build_store([manifest], tmp_path / "none", allow_empty=True)
+    assert run(verb, *common, "--noise", tmp_path / "none") == 0
+    without = json.loads(capsys.readouterr().out)["points"][0]["target"]
+    assert set(with_noise) - set(without) == {f"{work / 'old'} in noise"}
 
 
 def test_the_verb_writes_the_mixture_it_chose(

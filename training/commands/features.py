@@ -26,6 +26,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="altered copies per utterance with --augment (default: 1)",
     )  # fmt: skip
     parser.add_argument(
+        "--allow-empty", action="store_true", help="manifests without a line make an empty store"
+    )
+    parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of --augment (default: 0)"
     )
 
@@ -41,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
     if args.augment != "none":
         augment = Augmentation(preset=args.augment, copies=args.copies, seed=args.seed)
     store = build_store(
-        args.manifest, args.out, jobs=args.jobs, augment=augment, progress=sys.stderr.isatty()
-    )
+        args.manifest, args.out, jobs=args.jobs, augment=augment, allow_empty=args.allow_empty,
+        progress=sys.stderr.isatty(),
+    )  # fmt: skip
     print(f"{args.out}: {len(store)} utterances, {store.seconds / 3600:.2f} h")
     return 0

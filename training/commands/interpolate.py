@@ -24,6 +24,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="feature stores of what must not be forgotten, none of it trained on",
     )  # fmt: skip
     parser.add_argument(
+        "--noise", nargs="+", default=[], type=Path, metavar="STORE",
+        help="clips without text: what the guards say is to be understood over them as well",
+    )  # fmt: skip
+    parser.add_argument(
         "--alphas", default="0.2,0.3,0.4,0.5,0.6,0.7,1",
         help="comma-separated shares of the new weights to try [0.2,0.3,0.4,0.5,0.6,0.7,1]",
     )  # fmt: skip
@@ -41,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
     from edge_runtime.errors import ConfigError
     from training import checkpoint
-    from training.interpolate import Point, choose, interpolate, walk
+    from training.interpolate import Point, choose, interpolate, under_noise, walk
     from training.store import FeatureStore
     from training.tokenizer import Tokenizer
     from training.train import latest
@@ -64,10 +68,12 @@ def run(args: argparse.Namespace) -> int:
         rates = ", ".join(f"{Path(name).name} {rate:.2%}" for name, rate in shown.items())
         sys.stderr.write(f"alpha {point.alpha:g}: WER {rates}\n")
 
+    target = {str(path): FeatureStore.open(path) for path in args.target}
+    guard = {str(path): FeatureStore.open(path) for path in args.guard}
+    if noise := [clip for path in args.noise for clip, _ in FeatureStore.open(path)]:
+        target |= {f"{name} in noise": under_noise(store, noise) for name, store in guard.items()}
     points = walk(
-        before, after, alphas,
-        target={str(path): FeatureStore.open(path) for path in args.target},
-        guard={str(path): FeatureStore.open(path) for path in args.guard},
+        before, after, alphas, target=target, guard=guard,
         tokenizer=Tokenizer.load(args.tokenizer), progress=progress,
     )  # fmt: skip
     best = choose(points, tolerance=args.tolerance)

@@ -31,6 +31,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="fine-tuning: stores of what must not be forgotten (data.replay_share of the speech)",
     )
     parser.add_argument(
+        "--noise", nargs="+", metavar="STORE", help="clips without text to lay under the speech"
+    )
+    parser.add_argument(
         "--init", type=Path, help="fine-tuning: checkpoint to start from, here run.init"
     )
     parser.add_argument(
@@ -78,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
         data = dataclasses.replace(data, train=stores, weights=weights)
     if args.replay:
         data = dataclasses.replace(data, replay=tuple(args.replay))
+    if args.noise:
+        data = dataclasses.replace(data, noise=tuple(args.noise))
     if args.dev:
         data = dataclasses.replace(data, dev=tuple(args.dev))
     if args.tokenizer:
