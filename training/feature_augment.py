@@ -60,7 +60,7 @@ class FeatureAugmentConfig:
     faint_snr_db: tuple[float, float] = (30.0, 60.0)
     kinds: tuple[float, float, float] = (0.4, 0.1, 0.5)  # stationary, hum, babble
     talkers: int = 6  # at most, in babble
-    field: float = 0.5  # share of examples with the noise of a fleet beside them, where there is any
+    field: float = 0.5  # share of examples that get the noise of a fleet, where there is any
     field_snr_db: tuple[float, float] = (-3.0, 6.0)  # beside the ratio it was heard at
 
     p_channel: float = 0.6
@@ -298,9 +298,7 @@ def level(energy: Array) -> float:
 def _piece(log_mel: NDArray[np.floating], frames: int, rng: np.random.Generator) -> Array:
     """Energies [frames, 80] of a recording [any, 80] from somewhere on, again and again."""
     start = int(rng.integers(len(log_mel)))
-    taken = np.asarray(log_mel, np.float32).take(
-        range(start, start + frames), axis=0, mode="wrap"
-    )
+    taken = np.asarray(log_mel, np.float32).take(range(start, start + frames), axis=0, mode="wrap")
     return np.exp(taken, out=taken)
 
 

@@ -111,9 +111,7 @@ def test_a_quiet_fleet_makes_an_empty_store(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "clean.flac", speech(), SAMPLE_RATE)
     shard = tmp_path / "segments.jsonl"
     shard.write_text(
-        json.dumps(
-            {"id": "a", "audio": "clean.flac", "duration_s": 2, "text": "", "device": "d"}
-        )
+        json.dumps({"id": "a", "audio": "clean.flac", "duration_s": 2, "text": "", "device": "d"})
     )
     assert write_noise([shard], tmp_path / "noise") == 0
     with pytest.raises(ConfigError, match="no utterances"):
