@@ -37,7 +37,7 @@ _QUIET_DB = 20.0  # SNR from which there is nothing to learn
 
 
 def heard_between(samples: Samples, *, quiet_db: float = _QUIET_DB) -> list[Samples]:
-    """One recording's noise: f32 [n] at 16 kHz -> clips of 0.2 s and more, none of a quiet place."""
+    """Noise of a recording: f32 [n] at 16 kHz -> clips of 0.2 s and more; none of a quiet place."""
     speech = speech_frames(samples)
     if not speech.any():
         return []
