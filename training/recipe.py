@@ -31,7 +31,8 @@ class DataSection:
     train: tuple[str, ...] = ()  # feature stores
     weights: tuple[float, ...] = ()  # how often each is read per epoch; empty: once each
     replay: tuple[str, ...] = ()  # stores of what must not be forgotten, read all alike …
-    replay_share: float = 0.5  # … so often that they are this share of the speech
+    replay_share: float = 0.5  # … so often that they are this share of the speech, or more where
+    most_passes: float = 30.0  # the new speech would be read more often than this in the whole run
     noise: tuple[str, ...] = ()  # stores of clips without text, laid under the speech of others
     dev: tuple[str, ...] = ()
     tokenizer: str = ""  # directory with tokenizer.model and tokens.txt
@@ -118,6 +119,7 @@ class Recipe:
             "data.weights: one weight per entry of data.train, or none at all",
         )
         check(0 < self.data.replay_share < 1, "data.replay_share: between 0 and 1")
+        check(self.data.most_passes > 0, "data.most_passes: above 0")
         check(
             self.optim.optimizer in ("adamw", "muon"),
             f"optim.optimizer: 'adamw' or 'muon', not {self.optim.optimizer!r}",
@@ -130,6 +132,7 @@ class Recipe:
             0 < self.optim.warmup_steps < self.optim.steps, "optim.warmup_steps: below optim.steps"
         )
         check(0 <= self.augment.strength <= 1, "augment.strength: from 0 to 1")
+        check(0 <= self.augment.noise_share <= 1, "augment.noise_share: from 0 to 1")
         check(
             not self.augment.features or self.augment.start_step >= self.loss.flat_start_steps,
             "augment.start_step: not before loss.flat_start_steps, whose guess needs clean speech",

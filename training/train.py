@@ -293,8 +293,12 @@ class _Forward(nn.Module):
         return encoder.log_probs(x), encoder.inter_head(inter).float().log_softmax(-1)
 
 
-def mixture(data: DataSection) -> tuple[tuple[FeatureStore, ...], tuple[float, ...]]:
+def mixture(
+    data: DataSection, speech_s: float
+) -> tuple[tuple[FeatureStore, ...], tuple[float, ...]]:
     """The stores of new and replayed speech, and how often each is read per epoch.
+
+    `speech_s`: that the whole run reads, at most.
 
     Raises ConfigError for a store that is missing or empty.
     """
@@ -307,7 +311,8 @@ def mixture(data: DataSection) -> tuple[tuple[FeatureStore, ...], tuple[float, .
     kept = sum(store.seconds for store in old)
     if not fresh or not kept:
         raise ConfigError("data.train, data.replay: neither may be without speech")
-    passes = data.replay_share / (1 - data.replay_share) * fresh / kept
+    share = min(1 - data.replay_share, data.most_passes * fresh / speech_s)  # of what is new
+    passes = (1 - share) / share * fresh / kept
     return new + old, weights + (passes,) * len(old)
 
 
@@ -332,7 +337,8 @@ def train(recipe: Recipe, run: Path, *, device: str = "cpu", curves: Curves | No
         model: nn.Module = _Forward(training.encoder)
         if process.world > 1:
             model = nn.parallel.DistributedDataParallel(model)
-        stores, weights = mixture(recipe.data)
+        batches_s = recipe.optim.steps * recipe.optim.accumulate * recipe.data.max_seconds
+        stores, weights = mixture(recipe.data, batches_s * process.world)
         plan = BatchPlan(
             stores=stores,
             weights=weights,

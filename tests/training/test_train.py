@@ -276,7 +276,7 @@ def test_replay_is_the_share_of_the_speech_that_was_asked_for(data: Path) -> Non
     section = dataclasses.replace(
         tiny(data).data, train=(new,), weights=(3.0,), replay=(old, old), replay_share=0.7
     )
-    stores, weights = mixture(section)
+    stores, weights = mixture(section, speech_s=1.0)
     assert weights[0] == 3.0 and weights[1] == weights[2]
     plan = BatchPlan(
         stores=stores, weights=weights, tokenizer=Tokenizer.load(data / "tokenizer"),
@@ -287,7 +287,14 @@ def test_replay_is_the_share_of_the_speech_that_was_asked_for(data: Path) -> Non
         for store, index in zip(examples.store.tolist(), examples.index.tolist(), strict=True):
             frames[store] += int(stores[store].frames[index])
     assert sum(frames[1:]) / sum(frames) == pytest.approx(0.7, abs=0.02)
-    assert mixture(dataclasses.replace(section, replay=()))[1] == (3.0,)
+    assert mixture(dataclasses.replace(section, replay=()), 1.0)[1] == (3.0,)
+    # What is new is not read more often than that in the whole run: replay takes the rest.
+    seconds = 3.0 * stores[0].seconds
+    for most, share in ((1.0, 0.1), (2.0, 0.2), (4.0, 0.3)):
+        limited = dataclasses.replace(section, most_passes=most)
+        weights = mixture(limited, speech_s=10 * seconds)[1]
+        read = [w * store.seconds for w, store in zip(weights, stores, strict=True)]
+        assert read[0] / sum(read) == pytest.approx(share)
     with pytest.raises(ConfigError, match=r"replay_share: between 0 and 1"):
         tiny(data, "data.replay_share=1.0")
 
