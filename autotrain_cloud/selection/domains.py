@@ -4,9 +4,9 @@ Twenty to three hundred sentences define a domain.  A logistic discriminator tel
 that devices sent, by words and pieces of words: names and style are what sets a domain apart, and
 the 128 dimensions of `embedding` no longer have them.  Two things help it with so few examples:
 
-* terms weigh more the more their share among the examples differs from that of the background,
-  with as many words of the background added to the examples as smoothing (Wang & Manning, ACL 2012;
-  Monroe, Colaresi & Quinn 2008);
+* a term weighs the more, the more its share of what the examples say differs from its share of the
+  background (Wang & Manning, ACL 2012), towards which the former is smoothed (Monroe, Colaresi &
+  Quinn 2008);
 * the background also holds speech of the domain, so the texts that look most like the examples,
   half as many as those, change sides before it is fitted again.
 
@@ -31,7 +31,7 @@ from autotrain_cloud.selection.embedding import Space, Vectors
 from edge_runtime.errors import ConfigError
 
 MIN_EXAMPLES, MAX_EXAMPLES = 20, 300
-_SMOOTHING = 0.3  # words of the background, per word of the examples
+_SMOOTHING = 0.3  # terms of the background, per term of the examples
 _STRENGTH = 0.03  # C of the discriminator
 
 
@@ -130,9 +130,9 @@ def _weights(points: Any, own: NDArray[np.bool_]) -> NDArray[np.float64]:
     background = np.asarray(there[~own].sum(axis=0), np.float64).ravel() + 0.1
     background /= background.sum()
     examples = np.asarray(there[own].sum(axis=0), np.float64).ravel()
-    share = (examples / examples.sum() + _SMOOTHING * background) / (1 + _SMOOTHING)
+    share = (examples / max(examples.sum(), 1.0) + _SMOOTHING * background) / (1 + _SMOOTHING)
     telling = np.abs(np.log(share / background))
-    return np.asarray(0.5 + 0.5 * telling / np.sqrt(np.mean(telling**2)))
+    return np.asarray(0.5 + 0.5 * telling / max(np.sqrt(np.mean(telling**2)), 1e-9))
 
 
 def _fit(x: Any, y: NDArray[Any], seed: int, strength: float) -> Any:

@@ -59,3 +59,12 @@ def test_a_typical_example_has_all_of_its_odds_and_likelier_texts_have_more() ->
 def test_a_handful_of_texts_is_judged_too(count: int) -> None:
     found = probabilities(sentences(COOKING, count, 1), {"sea": sentences(SAILING, 20, 2)})["sea"]
     assert found.of.shape == (count,) and ((found.of >= 0) & (found.of <= 1)).all()
+
+
+def test_examples_that_share_no_piece_of_a_word_with_any_text_are_no_error() -> None:
+    rng = random.Random(1)
+    examples = [
+        " ".join("".join(rng.choices("gjmqvwxz", k=4)) for _ in range(5)) for _ in range(20)
+    ]
+    found = probabilities(sentences(COOKING, 40, 2), {"sea": examples})["sea"]
+    assert ((found.of >= 0) & (found.of <= 1)).all() and 0 < found.typical < 1
