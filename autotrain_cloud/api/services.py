@@ -31,6 +31,12 @@ OVERVIEW_S = 5.0  # that counts of everything may be old
 CALLER_S = 5.0  # that a token is believed before it is looked up again
 MOST_CALLERS = 1000  # that are remembered
 
+# Pages are short: starting parallel workers or compiling a query takes longer than answering it.
+_FOR_PAGES = text(
+    "SELECT set_config('statement_timeout', :most, true), set_config('jit', 'off', true),"
+    " set_config('max_parallel_workers_per_gather', '0', true)"
+)
+
 
 def now_ms() -> int:
     return time.time_ns() // 1_000_000
@@ -79,8 +85,7 @@ class Services:
         """One state of the store, for queries that end."""
         with self.store.read() as db:
             if db.dialect.name == "postgresql":
-                most = round(1000 * self.settings.query_s)
-                db.execute(text(f"SET LOCAL statement_timeout = {most}"))
+                db.execute(_FOR_PAGES, {"most": str(round(1000 * self.settings.query_s))})
             yield db
 
     def note(self, db: Connection, who: Caller, kind: str, subject: str, said: str) -> None:
