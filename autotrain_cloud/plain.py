@@ -13,7 +13,7 @@ import dataclasses
 import enum
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import cache
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -40,9 +40,10 @@ def to_json(value: Any) -> Any:
 def from_json(kind: type[T], plain: Any) -> T:
     """The inverse of `to_json`. Raises StorageError naming the field."""
     try:
-        return typing.cast(T, _builder(kind)(plain))
+        made: T = _builder(typing.cast(Hashable, kind))(plain)
     except (TypeError, ValueError) as error:
         raise StorageError(f"a saved {kind.__name__} cannot be read: {error}") from error
+    return made
 
 
 Build = Callable[[Any], Any]

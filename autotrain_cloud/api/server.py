@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
@@ -15,7 +17,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from autotrain_cloud.settings import ApiSettings
-from edge_runtime.errors import ConfigError
+from edge_runtime.errors import ConfigError, StorageError
+
+log = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
@@ -41,8 +45,21 @@ def serve(app: FastAPI, settings: ApiSettings) -> bool:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn raises them again when it has stopped
     with _logging():
+        threading.Thread(target=_warm, args=(app,), name="warm", daemon=True).start()
         server.run()
     return server.started
+
+
+def _warm(app: FastAPI) -> None:
+    """Makes what the first who asks would wait for, and then has the garbage collector leave alone
+    all that is there: to pass over what stays, again and again, takes longer than any page.
+    """
+    try:
+        app.state.services.warm()
+    except StorageError as error:
+        log.warning("%s", error)  # whoever asks will make it
+    gc.collect()
+    gc.freeze()
 
 
 @contextlib.contextmanager
