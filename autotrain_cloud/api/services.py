@@ -34,10 +34,12 @@ CALLER_S = 5.0  # that a token is believed before it is looked up again
 NEWEST = 10  # rollouts that are at hand when a server has started
 MOST_CALLERS = 1000  # that are remembered
 
-# Pages are short: starting parallel workers or compiling a query takes longer than answering it.
+# Pages are short: starting workers or compiling a statement takes longer than most of them, and a
+# plan that is right for one device or slice is not for another.
 _FOR_PAGES = text(
     "SELECT set_config('statement_timeout', :most, true), set_config('jit', 'off', true),"
-    " set_config('max_parallel_workers_per_gather', '0', true)"
+    " set_config('max_parallel_workers_per_gather', '0', true),"
+    " set_config('plan_cache_mode', 'force_custom_plan', true)"
 )
 
 
