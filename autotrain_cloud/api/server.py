@@ -17,9 +17,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from autotrain_cloud.settings import ApiSettings
-from edge_runtime.errors import ConfigError, StorageError
+from edge_runtime.errors import ConfigError
 
 log = logging.getLogger(__name__)
+WARM_S = 10.0  # that a server which is stopped at once waits for what it began
 
 
 class Server(uvicorn.Server):
@@ -45,19 +46,21 @@ def serve(app: FastAPI, settings: ApiSettings) -> bool:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn raises them again when it has stopped
     with _logging():
-        threading.Thread(target=_warm, args=(app,), name="warm", daemon=True).start()
+        warming = threading.Thread(target=warm, args=(app,), name="warm", daemon=True)
+        warming.start()
         server.run()
+        warming.join(WARM_S)
     return server.started
 
 
-def _warm(app: FastAPI) -> None:
+def warm(app: FastAPI) -> None:
     """Makes what the first who asks would wait for, and then has the garbage collector leave alone
-    all that is there: to pass over what stays, again and again, takes longer than any page.
+    all that is there: to pass over what stays, again and again, takes longer than most pages.
     """
     try:
         app.state.services.warm()
-    except StorageError as error:
-        log.warning("%s", error)  # whoever asks will make it
+    except Exception as error:
+        log.warning("not at hand yet: %s", error)  # whoever asks for it has it made
     gc.collect()
     gc.freeze()
 
