@@ -20,6 +20,7 @@ from autotrain_cloud.settings import ApiSettings
 from edge_runtime.errors import ConfigError
 
 log = logging.getLogger(__name__)
+NEW_OBJECTS = 50_000  # that make the garbage collector come; 500 rows are some thousand
 WARM_S = 10.0  # that a server which is stopped at once waits for what it began
 
 
@@ -55,7 +56,8 @@ def serve(app: FastAPI, settings: ApiSettings) -> bool:
 
 def warm(app: FastAPI) -> None:
     """Makes what the first who asks would wait for, and then has the garbage collector leave alone
-    all that is there: to pass over what stays, again and again, takes longer than most pages.
+    all that is there, and come only when more is new than a page has: to pass over what stays,
+    again and again, takes longer than most pages.
     """
     try:
         app.state.services.warm()
@@ -63,6 +65,7 @@ def warm(app: FastAPI) -> None:
         log.warning("not at hand yet: %s", error)  # whoever asks for it has it made
     gc.collect()
     gc.freeze()
+    gc.set_threshold(NEW_OBJECTS)
 
 
 @contextlib.contextmanager

@@ -21,8 +21,10 @@ from tests.autotrain_cloud.fleet import NOW
 
 @pytest.fixture(autouse=True)
 def thawed() -> Iterator[None]:
+    before = gc.get_threshold()
     yield
     gc.unfreeze()
+    gc.set_threshold(*before)
 
 
 def test_queue_and_rollouts_are_at_hand_and_the_collector_leaves_them_alone(small: Store) -> None:
