@@ -13,7 +13,7 @@ import dataclasses
 import enum
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import cache
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -40,57 +40,77 @@ def to_json(value: Any) -> Any:
 def from_json(kind: type[T], plain: Any) -> T:
     """The inverse of `to_json`. Raises StorageError naming the field."""
     try:
-        return typing.cast(T, _built(kind, plain))
+        made: T = _builder(typing.cast(Hashable, kind))(plain)
     except (TypeError, ValueError) as error:
         raise StorageError(f"a saved {kind.__name__} cannot be read: {error}") from error
+    return made
+
+
+Build = Callable[[Any], Any]
 
 
 @cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
-
-
-def _built(kind: Any, plain: Any) -> Any:
+def _builder(kind: Any) -> Build:
+    """What makes values of this kind: an annotation is looked at once, not for every value."""
     if kind is Any:
-        return plain
+        return lambda plain: plain
     if dataclasses.is_dataclass(kind):
-        return _record(kind, plain)
+        return lambda plain: _record(kind, plain)
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        if plain is None and types.NoneType in arguments:
-            return None
         (inner,) = (each for each in arguments if each is not types.NoneType)
-        return _built(inner, plain)
+        given, optional = _builder(inner), types.NoneType in arguments
+        return lambda plain: None if plain is None and optional else given(plain)
     if origin is tuple:
-        _expect(plain, list)
-        if arguments[-1] is Ellipsis:
-            return tuple(_built(arguments[0], item) for item in plain)
-        return tuple(_built(k, item) for k, item in zip(arguments, plain, strict=True))
+        return _tuple(*arguments)
     if origin is not None and issubclass(origin, Mapping):
-        _expect(plain, dict)
-        return {key: _built(arguments[1], item) for key, item in plain.items()}
+        return _mapping(arguments[1])
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
-        return kind(plain)
-    if kind is float and type(plain) is int:
-        return float(plain)
-    _expect(plain, kind)
-    return plain
+        return kind
+    if kind is float:
+        return _float
+    return lambda plain: plain if type(plain) is kind else _expect(plain, kind)
+
+
+def _tuple(*kinds: Any) -> Build:
+    builders = [_builder(kind) for kind in kinds if kind is not Ellipsis]
+    if kinds[-1] is not Ellipsis:
+        return lambda plain: tuple(
+            build(item) for build, item in zip(builders, _expect(plain, list), strict=True)
+        )
+    (build,) = builders
+    return lambda plain: tuple([build(item) for item in _expect(plain, list)])
+
+
+def _mapping(kind: Any) -> Build:
+    build = _builder(kind)
+    return lambda plain: {key: build(item) for key, item in _expect(plain, dict).items()}
+
+
+def _float(plain: Any) -> float:
+    return float(plain) if type(plain) is int else _expect(plain, float)
+
+
+@cache
+def _fields(kind: Any) -> dict[str, Build]:
+    return {name: _builder(hint) for name, hint in typing.get_type_hints(kind).items()}
 
 
 def _record(kind: Any, plain: Any) -> Any:
-    _expect(plain, dict)
-    hints = _hints(kind)
+    fields = _fields(kind)  # only now: a record may hold records of its own kind
     values = {}
-    for name, item in plain.items():
-        if name not in hints:
+    for name, item in _expect(plain, dict).items():
+        if name not in fields:
             raise ValueError(f"{kind.__name__}: unknown field {name!r}")
         try:
-            values[name] = _built(hints[name], item)
+            values[name] = fields[name](item)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{kind.__name__}.{name}: {error}") from error
     return kind(**values)
 
 
-def _expect(plain: Any, kind: type) -> None:
+def _expect(plain: Any, kind: type) -> Any:
+    """The same, if it is of this kind."""
     if type(plain) is not kind:
         raise ValueError(f"expected {kind.__name__}, not {plain!r:.80}")
+    return plain

@@ -4,8 +4,9 @@ Each text file is a domain, its sentences are what devices sent; labels are the 
 themselves. With 100 examples of one domain, which are not among the candidates, 5 % of the hours
 are selected for it; precision is the share of selected segments that are from its book. Random
 takes the same hours from all. Lift is the precision over the domain's share of the candidates:
-what random gets on average. Candidates of the target are thinned to `--share` of all, as a new
-domain is rare in a fleet; sentences are 8 to 22 words long.
+what random gets on average; one over that share, 10 at 10 %, is the most that there can be.
+Candidates of the target are thinned to `--share` of all, as a new domain is rare in a fleet;
+sentences are 8 to 22 words long.
 """
 
 from __future__ import annotations

@@ -55,6 +55,10 @@ class Queues:
         self._newest: dict[str | None, Kept[Queue]] = {}
         self._made: dict[int, Queue] = {}
 
+    def warm(self) -> None:
+        """The queue of the fleet; and what makes it takes a second or two to import."""
+        self._current(None)
+
     def page(
         self, db: Connection, slice: str | None, *, after: tuple[int, int] | None, limit: int
     ) -> list[Place]:

@@ -4,6 +4,7 @@ number, so that a page costs the same wherever it is; the indexes are in `store/
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,9 @@ from sqlalchemy import (
     FromClause,
     Row,
     Select,
+    Text,
     and_,
+    cast,
     exists,
     func,
     literal,
@@ -50,6 +53,7 @@ from autotrain_cloud.store.schema import (
     updates,
     verdicts,
 )
+from autotrain_cloud.store.sql import among
 
 Rows = Sequence[Any]
 DAY_MS = 86_400_000
@@ -238,11 +242,10 @@ def segment_page(
     after: tuple[Any, str] | None = None,
     limit: int = 100,
 ) -> Rows:
-    """With the newest label of each. `after` is (received_ms, id), or (confidence, id) where the
-    least sure come first.
+    """What a list shows of them, and the newest label of each. `after` is (received_ms, id), or
+    (confidence, id) where the least sure come first.
     """
     table = segments
-    slice = device_slices.c.slice
     page = select(table.c.id)
     keyed: FromClause = table  # whose columns order the page
     id = table.c.id
@@ -252,40 +255,30 @@ def segment_page(
         keyed, id = verdicts, verdicts.c.segment
         page = page.join(verdicts, verdicts.c.segment == table.c.id)
         page = page.where(verdicts.c.decision == wanted.decision)
-    times = []
-    if wanted.since_ms is not None:
-        times.append(table.c.received_ms >= wanted.since_ms)
-        page = page.where(keyed.c.received_ms >= wanted.since_ms)
-    if wanted.until_ms is not None:
-        times.append(table.c.received_ms < wanted.until_ms)
-        page = page.where(keyed.c.received_ms < wanted.until_ms)
-    indexed: list[Sequence[ColumnElement[bool]]] = [times] if times else []
+    # A verdict repeats time and confidence of its segment. A condition on both would count twice
+    # where a database guesses how many rows meet it.
+    page = page.where(*_times(keyed, wanted), *_confidences(keyed, wanted))
+    times = _times(table, wanted)
+    indexed = [conditions for conditions in (times, _confidences(table, wanted)) if conditions]
     if wanted.slice is not None:
         names = _few_devices(db, wanted.slice)
         if names is None:
             page = page.join(device_slices, device_slices.c.device == table.c.device)
-            page = page.where(slice == wanted.slice)
+            page = page.where(device_slices.c.slice == wanted.slice)
         else:
-            indexed.append([table.c.device.in_(names), *times])
+            page = page.where(among(db, table.c.device, names))
+            indexed.append([among(db, table.c.device, names), *times])
     for column, value in (
         (table.c.device, wanted.device),
         (table.c.model_version, wanted.model),
         (table.c.language, wanted.language),
     ):
         if value is not None:
+            page = page.where(column == value)
             indexed.append([column == value, *times])
-    confidence = []
-    if wanted.confidence_from is not None:
-        confidence.append(table.c.confidence >= wanted.confidence_from)
-        page = page.where(keyed.c.confidence >= wanted.confidence_from)
-    if wanted.confidence_to is not None:
-        confidence.append(table.c.confidence <= wanted.confidence_to)
-        page = page.where(keyed.c.confidence <= wanted.confidence_to)
-    indexed += [confidence] if confidence else []
     if wanted.text:
+        page = page.where(_begins(db, wanted.text))
         indexed.append([_begins(db, wanted.text)])
-    for conditions in indexed:
-        page = page.where(*conditions)
     least_sure = order == "least-sure"
     key: tuple[ColumnElement[Any], ColumnElement[Any]]
     key = (keyed.c.confidence if least_sure else keyed.c.received_ms, id)
@@ -300,15 +293,46 @@ def segment_page(
         page, key = select(keys.c.id), (keys.c.by, keys.c.id)
     ends = key if least_sure else tuple(column.desc() for column in key)
     found = page.order_by(*ends).limit(limit).subquery()
-    whole = (
-        select(table, slice)
-        .join(found, found.c.id == table.c.id)
-        .outerjoin(device_slices, device_slices.c.device == table.c.device)
-    )
+    whole = _LISTED.join(found, found.c.id == table.c.id)
     by = (table.c.confidence if least_sure else table.c.received_ms, table.c.id)
     return db.execute(
         whole.order_by(*(by if least_sure else (column.desc() for column in by)))
     ).all()
+
+
+# Reading the words and alternatives of 500 segments takes as long as all the rest.
+_LISTED = (
+    select(
+        *(
+            segments.c[name]
+            for name in (
+                "id", "device", "captured_ms", "received_ms", "duration_s", "model_name",
+                "model_version", "text", "confidence", "deletion_score", "language", "reasons",
+                "consent", "redacted", "retention", "expires_ms",
+            )
+        ),
+        device_slices.c.slice,
+        func.coalesce(verdicts.c.decision, "none").label("decision"),
+        labels.c.text.label("label_text"),
+        labels.c.source.label("label_source"),
+    )
+    .select_from(segments)
+    .outerjoin(device_slices, device_slices.c.device == segments.c.device)
+    .outerjoin(verdicts, verdicts.c.segment == segments.c.id)
+    .outerjoin(labels, labels.c.id == verdicts.c.label)
+)  # fmt: skip
+
+
+def _times(table: FromClause, wanted: SegmentFilter) -> list[ColumnElement[bool]]:
+    at, since, until = table.c.received_ms, wanted.since_ms, wanted.until_ms
+    found = [] if since is None else [at >= since]
+    return found if until is None else [*found, at < until]
+
+
+def _confidences(table: FromClause, wanted: SegmentFilter) -> list[ColumnElement[bool]]:
+    sure, least, most = table.c.confidence, wanted.confidence_from, wanted.confidence_to
+    found = [] if least is None else [sure >= least]
+    return found if most is None else [*found, sure <= most]
 
 
 def _are_few(db: Connection, conditions: Sequence[ColumnElement[bool]]) -> bool:
@@ -326,15 +350,6 @@ def _few_devices(db: Connection, slice: str) -> Sequence[str] | None:
     mine = select(device_slices.c.device).where(device_slices.c.slice == slice)
     names = db.scalars(mine.limit(FEW_DEVICES + 1)).all()
     return names if len(names) <= FEW_DEVICES else None
-
-
-def newest_labels(db: Connection, ids: Sequence[str]) -> dict[str, Row[Any]]:
-    """Segment -> its newest label, for those that have one."""
-    mine = select(labels, decision_of(labels).label("decision")).where(labels.c.segment.in_(ids))
-    found: dict[str, Row[Any]] = {}
-    for row in db.execute(mine.order_by(labels.c.created_ms.desc(), labels.c.id)):
-        found.setdefault(row.segment, row)
-    return found
 
 
 def segment(db: Connection, id: str) -> Row[Any] | None:
@@ -383,21 +398,17 @@ def review_page(
 
     Once a newer label of the segment is there, this one is no longer asked about.
     """
-    page = _REVIEW.where(verdicts.c.decision == "review")
-    if slice is not None:
-        page = page.where(device_slices.c.slice == slice)
     key = (verdicts.c.created_ms, verdicts.c.label)
+    wanted = [verdicts.c.decision == "review"]
     if after is not None:
-        page = page.where(tuple_(*key) > tuple_(*after))
-    return db.execute(page.order_by(*key).limit(limit)).all()
+        wanted.append(tuple_(*key) > tuple_(*after))
+    return _reviewed(db, wanted, slice, key, limit)
 
 
 def most_doubtful(db: Connection, *, slice: str | None = None, limit: int) -> Rows:
     """Of what waits for a person, that of which an answer would tell most."""
-    page = _REVIEW.where(verdicts.c.decision == "review")
-    if slice is not None:
-        page = page.where(device_slices.c.slice == slice)
-    return db.execute(page.order_by(verdicts.c.doubt.desc()).limit(limit)).all()
+    order = (verdicts.c.doubt.desc(),)
+    return _reviewed(db, [verdicts.c.decision == "review"], slice, order, limit)
 
 
 def drawn(
@@ -406,12 +417,28 @@ def drawn(
     """A random sample of what teachers labelled, good or not: the same ones until a person has
     answered.
     """
-    page = _REVIEW.where(verdicts.c.source == "teacher")
+    wanted = [verdicts.c.source == "teacher"]
     if decision is not None:
-        page = page.where(verdicts.c.decision == decision)
+        wanted.append(verdicts.c.decision == decision)
+    return _reviewed(db, wanted, slice, (verdicts.c.draw,), limit)
+
+
+def _reviewed(
+    db: Connection,
+    wanted: Sequence[ColumnElement[bool]],
+    slice: str | None,
+    order: Sequence[ColumnElement[Any]],
+    limit: int,
+) -> Rows:
+    """First which rows, then the rows."""
+    which = select(verdicts.c.segment).where(*wanted)
     if slice is not None:
-        page = page.where(device_slices.c.slice == slice)
-    return db.execute(page.order_by(verdicts.c.draw).limit(limit)).all()
+        which = which.join(segments, segments.c.id == verdicts.c.segment)
+        which = which.join(device_slices, device_slices.c.device == segments.c.device)
+        which = which.where(device_slices.c.slice == slice)
+    found = which.order_by(*order).limit(limit).subquery()
+    whole = _REVIEW.join(found, found.c.segment == verdicts.c.segment)
+    return db.execute(whole.order_by(*order)).all()
 
 
 def still_asked(db: Connection, ids: Sequence[str]) -> dict[str, Any]:
@@ -463,19 +490,23 @@ def member_page(
     db: Connection, dataset: str, *, split: str | None = None, after: str = "", limit: int = 100
 ) -> Rows:
     """By segment, with both texts; a segment that is gone has none."""
-    page = (
+    mine = select(dataset_members).where(
+        dataset_members.c.dataset == dataset, dataset_members.c.segment > after
+    )
+    if split is not None:
+        mine = mine.where(dataset_members.c.split == split)
+    # First which rows: joined to all of them, segments are walked through from the first one on.
+    page = mine.order_by(dataset_members.c.segment).limit(limit).subquery()
+    whole = (
         select(
-            dataset_members, segments.c.device, segments.c.text, segments.c.confidence,
+            page, segments.c.device, segments.c.text, segments.c.confidence,
             segments.c.duration_s, labels.c.text.label("label_text"),
             labels.c.source.label("label_source"),
         )
-        .outerjoin(segments, segments.c.id == dataset_members.c.segment)
-        .outerjoin(labels, labels.c.id == dataset_members.c.label)
-        .where(dataset_members.c.dataset == dataset, dataset_members.c.segment > after)
+        .outerjoin(segments, segments.c.id == page.c.segment)
+        .outerjoin(labels, labels.c.id == page.c.label)
     )  # fmt: skip
-    if split is not None:
-        page = page.where(dataset_members.c.split == split)
-    return db.execute(page.order_by(dataset_members.c.segment).limit(limit)).all()
+    return db.execute(whole.order_by(page.c.segment)).all()
 
 
 def model_page(
@@ -541,6 +572,17 @@ def rollout_entries(db: Connection, id: str, *, after: int = -1, limit: int | No
     """Its log, the oldest first."""
     mine = select(rollout_log).where(rollout_log.c.rollout == id, rollout_log.c.number > after)
     return db.execute(mine.order_by(rollout_log.c.number).limit(limit)).all()
+
+
+def rollout_log_after(db: Connection, id: str, number: int) -> list[dict[str, Any]]:
+    """The entries after this one, the oldest first. A log has as many as the fleet has devices:
+    read as one text they take half the time.
+    """
+    entry = cast(rollout_log.c.entry, Text)
+    mine = select(entry).where(rollout_log.c.rollout == id, rollout_log.c.number > number)
+    texts = db.scalars(mine.order_by(rollout_log.c.number))
+    found: list[dict[str, Any]] = json.loads(f"[{','.join(texts)}]")
+    return found
 
 
 def erasure_page(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
@@ -16,6 +18,10 @@ from fastapi import FastAPI
 
 from autotrain_cloud.settings import ApiSettings
 from edge_runtime.errors import ConfigError
+
+log = logging.getLogger(__name__)
+NEW_OBJECTS = 50_000  # that make the garbage collector come; 500 rows are some thousand
+WARM_S = 10.0  # that a server which is stopped at once waits for what it began
 
 
 class Server(uvicorn.Server):
@@ -41,8 +47,25 @@ def serve(app: FastAPI, settings: ApiSettings) -> bool:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn raises them again when it has stopped
     with _logging():
+        warming = threading.Thread(target=warm, args=(app,), name="warm", daemon=True)
+        warming.start()
         server.run()
+        warming.join(WARM_S)
     return server.started
+
+
+def warm(app: FastAPI) -> None:
+    """Makes what the first who asks would wait for, and then has the garbage collector leave alone
+    all that is there, and come only when more is new than a page has: to pass over what stays,
+    again and again, takes longer than most pages.
+    """
+    try:
+        app.state.services.warm()
+    except Exception as error:
+        log.warning("not at hand yet: %s", error)  # whoever asks for it has it made
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(NEW_OBJECTS)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,9 @@ from autotrain_cloud.api.progress import Replays
 from autotrain_cloud.api.queues import Queues
 from autotrain_cloud.api.stream import Hub
 from autotrain_cloud.api_tokens import Caller
+from autotrain_cloud.gate.ledger import read_ledger
 from autotrain_cloud.pipeline.controller import Controller
+from autotrain_cloud.remembered import Remembered
 from autotrain_cloud.service import journal
 from autotrain_cloud.service.roll import Rolling
 from autotrain_cloud.settings import ApiSettings
@@ -29,7 +31,16 @@ from edge_runtime.errors import StorageError
 
 OVERVIEW_S = 5.0  # that counts of everything may be old
 CALLER_S = 5.0  # that a token is believed before it is looked up again
+NEWEST = 10  # rollouts that are at hand when a server has started
 MOST_CALLERS = 1000  # that are remembered
+
+# Pages are short: starting workers or compiling a statement takes longer than most of them, and a
+# plan that is right for one device or slice is not for another.
+_FOR_PAGES = text(
+    "SELECT set_config('statement_timeout', :most, true), set_config('jit', 'off', true),"
+    " set_config('max_parallel_workers_per_gather', '0', true),"
+    " set_config('plan_cache_mode', 'force_custom_plan', true)"
+)
 
 
 def now_ms() -> int:
@@ -56,6 +67,7 @@ class Services:
         self._counting = threading.Lock()
         self._sizes = Kept(self._count, least_s=OVERVIEW_S, name="sizes")
         self.queues = Queues(self.read)
+        self.ledger = Remembered(read_ledger, most=1)
         self._callers: dict[str, tuple[float, Caller]] = {}
 
     @property
@@ -79,9 +91,15 @@ class Services:
         """One state of the store, for queries that end."""
         with self.store.read() as db:
             if db.dialect.name == "postgresql":
-                most = round(1000 * self.settings.query_s)
-                db.execute(text(f"SET LOCAL statement_timeout = {most}"))
+                db.execute(_FOR_PAGES, {"most": str(round(1000 * self.settings.query_s))})
             yield db
+
+    def warm(self) -> None:
+        """Makes what would take long when it is first asked for. Raises StorageError."""
+        self.queues.warm()
+        with self.read() as db:
+            for row in reads.rollout_page(db, limit=NEWEST):
+                self.replays.progress(db, row)
 
     def note(self, db: Connection, who: Caller, kind: str, subject: str, said: str) -> None:
         """A change, in the journal, in its own transaction: what was done and by whom."""

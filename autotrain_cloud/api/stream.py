@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
 from autotrain_cloud.service import journal
@@ -41,11 +42,16 @@ def settled(rows: Sequence[Any], after: int, now_ms: int) -> Sequence[Any]:
     return rows
 
 
-def read_after(store: Store, number: int, *, limit: int = PAGE) -> Sequence[Any]:
-    """The next events, the oldest first. Raises StorageError."""
-    with store.read() as db:
-        rows = journal.since(db, number, limit=limit)
+def after(db: Connection, number: int, *, limit: int = PAGE) -> Sequence[Any]:
+    """The next events, the oldest first."""
+    rows = journal.since(db, number, limit=limit)
     return settled(rows, number, time.time_ns() // 1_000_000)
+
+
+def read_after(store: Store, number: int) -> Sequence[Any]:
+    """The same. Raises StorageError."""
+    with store.read() as db:
+        return after(db, number)
 
 
 class Hub:

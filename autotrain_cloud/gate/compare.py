@@ -10,7 +10,9 @@ arXiv:1912.09508).  With few of them the plain block bootstrap still promotes to
   skewness, and Student's t with the effective number of blocks less one (Carter, Schnepel &
   Steigerwald 2017), which knows about few and unequal ones.
 
-`benchmarks/gate.py` measures what comes of it.
+`benchmarks/gate.py` measures what comes of it.  What is left above the level is skewness: where a
+few speakers get much worse and many a little better, a sample that happens to have few of the
+former has too low a mean and too low an error, and nothing in it says so (Hall 1992).
 
 All differences are the challenger's errors less (1 + margin) times the champion's, per word of the
 reference: below zero the challenger is better, or not worse by the margin.  A relative margin

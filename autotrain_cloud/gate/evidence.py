@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from autotrain_cloud.gate.compare import Blocks
-from autotrain_cloud.gate.evaluate import Evaluation
+from autotrain_cloud.gate.evaluate import Evaluation, bundle_digest
 from autotrain_cloud.gate.hygiene import Finding
 from autotrain_cloud.gate.sets import EvalSet
 from autotrain_cloud.gate.speed import Cost
+from edge_runtime.bundle import Bundle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +23,17 @@ class Model:
     version: str
     release_counter: int
     digest: str  # SHA-256 of its manifest
+
+    @classmethod
+    def of(cls, path: Path) -> Model:
+        """Raises ConfigError for what is no bundle."""
+        manifest = Bundle.open(path).manifest
+        return cls(
+            name=manifest.name,
+            version=manifest.version,
+            release_counter=manifest.release_counter,
+            digest=bundle_digest(path),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

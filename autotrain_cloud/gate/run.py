@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from autotrain_cloud.gate import hygiene, ledger
-from autotrain_cloud.gate.evaluate import Evaluation, Hearing, bundle_digest, evaluate
+from autotrain_cloud.gate.evaluate import Evaluation, Hearing, evaluate
 from autotrain_cloud.gate.evidence import Evidence, Heard, Model
 from autotrain_cloud.gate.power import Power, detectable
 from autotrain_cloud.gate.sets import EvalSet, read_set
@@ -51,7 +51,7 @@ def run_gate(
     """
     if not request.targets:
         raise ConfigError("a gate needs a target: the set on which the challenger must be better")
-    champion, challenger = _model(request.champion), _model(request.challenger)
+    champion, challenger = Model.of(request.champion), Model.of(request.challenger)
     targets = [read_set(name, path) for name, path in request.targets.items()]
     guards = [read_set(name, path) for name, path in request.guards.items()]
     noise = read_set("noise", request.noise, blocks=False) if request.noise else None
@@ -155,13 +155,3 @@ def set_powers(
                 assumptions=settings.assumptions,
             )
     return powers
-
-
-def _model(path: Path) -> Model:
-    manifest = Bundle.open(path).manifest
-    return Model(
-        name=manifest.name,
-        version=manifest.version,
-        release_counter=manifest.release_counter,
-        digest=bundle_digest(path),
-    )

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from autotrain_cloud.remembered import Remembered
 from edge_runtime.errors import ConfigError, StorageError
 from edge_runtime.files import write_atomically
 
@@ -36,6 +37,7 @@ StepState = Literal["running", "retrying", "done", "parked", "rejected", "cancel
 OPEN: tuple[RunState, ...] = ("queued", "running", "waiting")
 RESUMABLE: tuple[RunState, ...] = ("parked", "cancelled")
 
+KEPT = 2000  # records in memory, of some kilobytes each
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
@@ -123,13 +125,31 @@ class Run:
         return sum(step.cpu_seconds for step in self.steps if not step.again)
 
 
+def _plan_of(path: Path) -> Plan:
+    fields = json.loads(path.read_text("utf-8"))
+    for name in ("inputs", "settings"):
+        fields[name] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in fields[name].items()
+        }
+    return Plan(**fields)
+
+
+def _run_of(path: Path) -> Run:
+    fields = json.loads(path.read_text("utf-8"))
+    steps = [{**step, "argv": tuple(step["argv"])} for step in fields.pop("steps")]
+    return Run(steps=tuple(StepRecord(**step) for step in steps), **fields)
+
+
 class Runs:
-    """All runs of a folder."""
+    """All runs of a folder. Threads share it; a record that has not changed is read once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._over: dict[str, int] = {}  # run -> when its record was last changed, ns
         self._created: dict[str, float] = {}  # run -> when it was asked for; that never changes
+        self._plans = Remembered(_plan_of, most=KEPT)
+        self._runs = Remembered(_run_of, most=KEPT)
 
     def create(self, plan: Plan) -> bool:
         """Whether the run is new. Raises StorageError."""
@@ -142,10 +162,13 @@ class Runs:
 
     def ids(self) -> list[str]:
         """In the order in which they were asked for."""
-        found = [path.parent.name for path in self.folder.glob("*/plan.json")]
-        for id in found:
+        found = []
+        for id in self._folders():
             if id not in self._created:
+                if not (self.folder / id / "plan.json").exists():
+                    continue
                 self._created[id] = self.plan(id).created
+            found.append(id)
         return sorted(found, key=lambda id: (self._created[id], id))
 
     def open(self) -> list[Run]:
@@ -164,19 +187,11 @@ class Runs:
 
     def plan(self, id: str) -> Plan:
         """Raises ConfigError for a run that nobody asked for."""
-        fields = self._read(id, "plan.json")
-        for name in ("inputs", "settings"):
-            fields[name] = {
-                key: tuple(value) if isinstance(value, list) else value
-                for key, value in fields[name].items()
-            }
-        return Plan(**fields)
+        return self._plans.get(self._path(id, "plan.json"))
 
     def read(self, id: str) -> Run:
         """Raises ConfigError for a run that nobody asked for."""
-        fields = self._read(id, "run.json")
-        steps = [{**step, "argv": tuple(step["argv"])} for step in fields.pop("steps")]
-        return Run(steps=tuple(StepRecord(**step) for step in steps), **fields)
+        return self._runs.get(self._path(id, "run.json"))
 
     def write(self, run: Run) -> None:
         """Raises StorageError."""
@@ -201,13 +216,18 @@ class Runs:
             return False
         return bool(asked.get("again"))
 
-    def _read(self, id: str, name: str) -> dict[str, Any]:
+    def _folders(self) -> list[str]:
+        try:
+            return [path.name for path in self.folder.iterdir()]
+        except FileNotFoundError:
+            return []
+
+    def _path(self, id: str, name: str) -> Path:
         path = self.folder / id / name
         if not _ID.fullmatch(id) or not path.exists():
             known = ", ".join(self.ids()[-5:]) or "none"
             raise ConfigError(f"there is no run {id!r}; the newest are: {known}")
-        fields: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        return fields
+        return path
 
     def _write(self, path: Path, fields: Mapping[str, Any]) -> None:
         try:

@@ -16,6 +16,7 @@ for a person, as is what has failed too often: then the run is parked with the s
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import shutil
 import time
@@ -24,16 +25,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autotrain_cloud.pipeline import steps
+from autotrain_cloud.pipeline import promotions, steps
 from autotrain_cloud.pipeline.executor import Executor, Job, Outcome, spent
 from autotrain_cloud.pipeline.record import Plan, Run, Runs, StepRecord, alone
 from autotrain_cloud.pipeline.steps import Step
 from autotrain_cloud.pipeline.workflows import Context, Json
+from edge_runtime.contract.bundle import MANIFEST_NAME
 from edge_runtime.errors import ConfigError, EdgeError, StorageError
 from edge_runtime.files import sync_directory, write_atomically
 
 APPROVAL = "approval"  # the topic of what people decide
 APPROVAL_DAYS = 14.0
+WHO = "the pipeline"  # publishes, where nobody has to approve
 USAGE = 2  # exit code: an option or a file is wrong
 
 
@@ -55,7 +58,7 @@ class Pipeline:
         results: dict[str, str] = {}
         for name in begun["steps"]:
             if name == "publish" and begun["needs_approval"]:
-                said = self._approval(context, run)
+                said = self._approval(context, run, results)
                 if said is not None:
                     return said
             tried = 0
@@ -70,7 +73,7 @@ class Pipeline:
             results[name] = found["key"]
         return context.step(self.end, run, "done", "")
 
-    def _approval(self, context: Context, run: str) -> Json | None:
+    def _approval(self, context: Context, run: str, results: dict[str, str]) -> Json | None:
         """None when the run may go on, else its last state."""
         if not context.step(self.ask, run):
             return None
@@ -81,9 +84,10 @@ class Pipeline:
         if said["cancel"]:
             return context.step(self.end, run, "cancelled", f"cancelled by {said['by']}")
         if not said["approve"]:
+            context.step(self.refused, run, said["by"], said["why"], results)
             reason = f"publish: {said['by']} said no: {said['why'] or 'without a reason'}"
             return context.step(self.end, run, "rejected", reason)
-        context.step(self.approved, run, said["by"])
+        context.step(self.approved, run, said["by"], results)
         return None
 
     # -- its steps: each may happen twice ----------------------------------------------------------
@@ -107,9 +111,14 @@ class Pipeline:
         self.runs.write(replace(known, state="waiting", reason="publish: waits for approval"))
         return True
 
-    def approved(self, run: str, by: str) -> Json:
+    def approved(self, run: str, by: str, results: dict[str, str]) -> Json:
+        self._enter(self.runs.plan(run), "approval", by, results)
         known = self.runs.read(run)
         self.runs.write(replace(known, state="running", reason="", approved_by=by))
+        return by
+
+    def refused(self, run: str, by: str, why: str, results: dict[str, str]) -> Json:
+        self._enter(self.runs.plan(run), "refusal", by, results, reason=why)
         return by
 
     def end(self, run: str, state: Any, reason: str) -> Json:
@@ -178,6 +187,7 @@ class Pipeline:
         if record.state == "done" and step.verdict:
             record = _verdict(record, folder / step.verdict)
         if record.state == "done" and step.name == "publish":
+            self._published(plan, results)
             self._crown(results)
         return record
 
@@ -231,6 +241,31 @@ class Pipeline:
 
     def _note(self, run: str, record: StepRecord) -> None:
         self.runs.write(self.runs.read(run).with_step(record))
+
+    def _published(self, plan: Plan, results: Mapping[str, str]) -> None:
+        """For the ledger; what a command of somebody's own published is not known here."""
+        from autotrain_cloud.gate.evidence import Model  # numpy, which who only lists runs spares
+
+        bundle = self.folder / "results" / "calibrate" / results.get("calibrate", "") / "bundle"
+        if plan.settings.get("ledger") and (bundle / MANIFEST_NAME).exists():
+            model = dataclasses.asdict(Model.of(bundle))
+            self._enter(
+                plan, "publication", WHO, results,
+                challenger=model, release_counter=model["release_counter"],
+            )  # fmt: skip
+
+    def _enter(
+        self, plan: Plan, kind: str, who: str, results: Mapping[str, str], **body: Any
+    ) -> None:
+        """Into the promotion ledger, if there is one."""
+        path = plan.settings.get("ledger")
+        if not path:
+            return
+        verdict = ""
+        if "gate" in results:
+            folder = self.folder / "results" / "gate" / results["gate"]
+            verdict = promotions.verdict_digest(folder / "verdict.json")
+        promotions.enter(Path(str(path)), kind, who, {"run": plan.id, "verdict": verdict, **body})
 
     def _crown(self, results: Mapping[str, str]) -> None:
         """The next run goes on from what was published."""

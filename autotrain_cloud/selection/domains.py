@@ -2,15 +2,23 @@
 
 Twenty to three hundred sentences define a domain.  A logistic discriminator tells them from all
 that devices sent, by words and pieces of words: names and style are what sets a domain apart, and
-the 128 dimensions of `embedding` no longer have them.  Scores become probabilities by a logistic
-map on sentences that were held out (Platt).  The background also holds speech of the domain, which
-lowers every probability by one factor: what held-out examples get, `typical` (Elkan & Noto, KDD
-2008).  So a text belongs to the domain as likely as not at half of that.
+the 128 dimensions of `embedding` no longer have them.  Two things help it with so few examples:
+
+* a term weighs the more, the more its share of what the examples say differs from its share of the
+  background (Wang & Manning, ACL 2012), towards which the former is smoothed (Monroe, Colaresi &
+  Quinn 2008);
+* the background also holds speech of the domain, so the texts that look most like the examples,
+  half as many as those, change sides before it is fitted again.
+
+Scores become probabilities by a logistic map on sentences that were held out (Platt).  The share of
+the background that is the domain's own is not known, but it divides all odds alike, those of
+examples too; so what counts is a text's part of the odds that a held-out example typically has
+(after Elkan & Noto, KDD 2008, for samples drawn apart).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +31,8 @@ from autotrain_cloud.selection.embedding import Space, Vectors
 from edge_runtime.errors import ConfigError
 
 MIN_EXAMPLES, MAX_EXAMPLES = 20, 300
+_SMOOTHING = 0.3  # terms of the background, per term of the examples
+_STRENGTH = 0.03  # C of the discriminator
 
 
 def read_examples(path: Path) -> tuple[str, ...]:
@@ -52,7 +62,13 @@ class Chances:
     """How likely texts are of one domain."""
 
     of: NDArray[np.float64]  # [n] 0..1; examples and background weigh the same
-    typical: float  # of examples that were held out
+    typical: float  # of examples that were held out, their median
+
+    @property
+    def parts(self) -> NDArray[np.float64]:
+        """[n] The odds of every text by those of a typical example; 1 is as typical."""
+        odds = self.of / np.maximum(1 - self.of, 1e-12)
+        return np.asarray(odds * (1 - self.typical) / max(self.typical, 1e-12))
 
 
 def probabilities(
@@ -74,23 +90,54 @@ def probabilities(
     for name, sentences in sorted(examples.items()):
         positive = space.transform(checked_examples(sentences, f"domain {name!r}"))
         # Halves by turns: texts come best first, and sentences in the order of a file.
-        half = _fit(positive[::2], background[::2], seed)
-        held_out = half.decision_function(positive[1::2])
-        others = half.decision_function(background[1::2]) if len(texts) > 1 else np.zeros(1)
-        platt = _fit(held_out[:, None], others[:, None], seed, strength=1e3)
-        scores = _fit(positive, background, seed).decision_function(background)
-        share = float(platt.predict_proba(held_out[:, None])[:, 1].mean())
-        found[name] = Chances(platt.predict_proba(scores[:, None])[:, 1], share)
+        half = _discriminator(positive[::2], background[::2], seed)
+        held_out = half(positive[1::2])
+        others = half(background[1::2]) if len(texts) > 1 else np.zeros(1)
+        platt = _fit(
+            np.concatenate([held_out, others])[:, None],
+            np.repeat([1, 0], [len(held_out), len(others)]),
+            seed,
+            1e3,
+        )
+        # Few examples, by halves, may say the contrary; that is chance, and not to be believed.
+        platt.coef_ = np.maximum(platt.coef_, 1e-3)
+        scores = _discriminator(positive, background, seed)(background)
+        typical = float(np.median(platt.predict_proba(held_out[:, None])[:, 1]))
+        found[name] = Chances(platt.predict_proba(scores[:, None])[:, 1], typical)
     return found
 
 
-def _fit(positive: Any, background: Any, seed: int, strength: float = 0.1) -> Any:
-    from scipy.sparse import issparse, vstack
+def _discriminator(positive: Any, background: Any, seed: int) -> Callable[[Any], Any]:
+    """From [n, terms] to [n] scores: above zero rather an example than background."""
+    from scipy.sparse import vstack
+
+    count = positive.shape[0]
+    both = vstack([positive, background]).tocsr()
+    own = np.arange(both.shape[0]) < count
+    weights = _weights(both, own)
+    scaled = both.multiply(weights).tocsr()
+    first = _fit(scaled, own, seed, _STRENGTH).decision_function(scaled[count:])
+    # At least one stays background, however few there are.
+    alike = np.argsort(-first, kind="stable")[: min(count // 2, len(first) - 1)]
+    own[count + alike] = True
+    model = _fit(scaled, own, seed, _STRENGTH)
+    return lambda points: model.decision_function(points.multiply(weights).tocsr())
+
+
+def _weights(points: Any, own: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """[terms] From 0.5: how telling each is, by its share of what the examples say."""
+    there = points.astype(bool)
+    background = np.asarray(there[~own].sum(axis=0), np.float64).ravel() + 0.1
+    background /= background.sum()
+    examples = np.asarray(there[own].sum(axis=0), np.float64).ravel()
+    share = (examples / max(examples.sum(), 1.0) + _SMOOTHING * background) / (1 + _SMOOTHING)
+    telling = np.abs(np.log(share / background))
+    return np.asarray(0.5 + 0.5 * telling / max(np.sqrt(np.mean(telling**2)), 1e-9))
+
+
+def _fit(x: Any, y: NDArray[Any], seed: int, strength: float) -> Any:
     from sklearn.linear_model import LogisticRegression
 
-    both = [positive, background]
-    x = vstack(both).tocsr() if issparse(positive) else np.concatenate(both)
-    y = np.repeat([1, 0], [positive.shape[0], background.shape[0]])
     model = LogisticRegression(C=strength, class_weight="balanced", max_iter=300, random_state=seed)
     return model.fit(x, y)
 

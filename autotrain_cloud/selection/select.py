@@ -29,7 +29,7 @@ class SelectionSettings:
     """What a training set is to be."""
 
     target: str = ""  # a domain that has examples; empty: every domain counts alike
-    min_domain: float = 0.5  # of a typical example's P(target); less is no filler for a quota
+    min_domain: float = 0.5  # of a typical example's odds; less is no filler for a quota
     hours: float = 10.0  # at most, replay included
     max_device_hours: float = 1.0
     replay_share: float = 0.2  # of the hours: speech that the student knew before
@@ -118,8 +118,7 @@ def select(
     trust = np.array([label.trust for label in usable])
     utility = p_domain * p_wrong * trust
     if settings.target:
-        enough = settings.min_domain * chances[settings.target].typical
-        utility[p_domain < enough] = 0.0  # never taken
+        utility[chances[settings.target].parts < settings.min_domain] = 0.0  # never taken
 
     replay = _replay(old, usable, settings)
     spent = sum(row.duration_s for row in replay)

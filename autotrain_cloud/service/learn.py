@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, func, select, update
 
+from autotrain_cloud.pipeline import promotions
 from autotrain_cloud.pipeline.controller import Controller
 from autotrain_cloud.pipeline.policy import Alarm as Cause
 from autotrain_cloud.pipeline.policy import Decision
@@ -159,11 +160,11 @@ class Learn:
 
 
 def republisher(
-    publish: Callable[[Bundle], None], folder: Path
+    publish: Callable[[Bundle], None], folder: Path, ledger: Path | None = None
 ) -> Callable[[Path, Release], Release]:
     """Publishes a bundle of before again, one above the release it is to replace.
 
-    `publish` must do nothing for a bundle that is the release already.
+    `publish` must do nothing for a bundle that is the release already. `ledger`: of promotions.
     """
 
     def again(bundle: Path, above: Release) -> Release:
@@ -177,6 +178,10 @@ def republisher(
             }
             write_bundle(target, manifest, files)
         publish(Bundle.open(target))
+        if ledger is not None:
+            reason = f"release {above.counter} was taken back"
+            body = {"release_counter": counter, "version": before.manifest.version}
+            promotions.enter(ledger, "rollback", "the rollout", {**body, "reason": reason})
         return Release(version=before.manifest.version, counter=counter)
 
     return again

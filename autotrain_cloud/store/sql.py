@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import JSON, Connection, Dialect, Table
+from sqlalchemy import JSON, ColumnElement, Connection, Dialect, Table, Text, any_, literal
 from sqlalchemy.dialects import postgresql, sqlite
 
 from autotrain_cloud.store.plain import to_json
@@ -17,6 +17,15 @@ def upsert(db: Connection, table: Table) -> Any:
     if db.dialect.name == "postgresql":
         return postgresql.insert(table)
     return sqlite.insert(table)
+
+
+def among(db: Connection, column: ColumnElement[str], values: Sequence[str]) -> ColumnElement[bool]:
+    """Whether the column has one of these. For PostgreSQL in a single parameter: with one for each
+    it is the statement that takes the time.
+    """
+    if db.dialect.name == "postgresql":
+        return column == any_(literal(list(values), postgresql.ARRAY(Text)))
+    return column.in_(values)
 
 
 def insert_new(db: Connection, table: Table) -> Any:

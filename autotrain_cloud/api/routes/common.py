@@ -33,13 +33,19 @@ def key_of(cursor: str | None, *kinds: type) -> Any:
     return unpack(cursor, kinds) if cursor else None
 
 
+def plain(rows: Sequence[Any]) -> list[dict[str, Any]]:
+    """Rows of one query. They are mappings themselves, but slower to read than to copy."""
+    names = rows[0]._fields if rows else ()
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
 def page(
     rows: Sequence[Any],
     limit: int,
     key: Callable[[Any], Key],
-    plain: Callable[[Any], Mapping[str, Any]] = lambda row: row._mapping,
+    items: Callable[[Sequence[Any]], Sequence[Mapping[str, Any]]] = plain,
 ) -> dict[str, Any]:
     """Rows that were asked for with one more than `limit`."""
     shown = rows[:limit]
     more = len(rows) > limit
-    return {"items": [plain(row) for row in shown], "next": pack(key(shown[-1])) if more else None}
+    return {"items": items(shown), "next": pack(key(shown[-1])) if more else None}

@@ -8,7 +8,7 @@ from autotrain_cloud.api import models, reads
 from autotrain_cloud.api.access import Admin, Viewer
 from autotrain_cloud.api.models import Page
 from autotrain_cloud.api.problems import responses
-from autotrain_cloud.api.routes.common import Cursor, PageLimit, key_of, page
+from autotrain_cloud.api.routes.common import Cursor, PageLimit, key_of, page, plain
 from autotrain_cloud.api.services import Here, Services, existing, now_ms
 from autotrain_cloud.service.forget import forget
 from autotrain_cloud.store.erasure import erase
@@ -58,5 +58,5 @@ def erasure(id: str, here: Here, _: Viewer) -> models.ErasureDetail:
 def _detail(here: Services, id: str) -> models.ErasureDetail:
     with here.read() as db:
         row = existing(reads.erasure(db, id), f"no erase request {id}; /v1/erasures lists them")
-        answers = [one._mapping for one in reads.erasure_answers(db, id)]
+        answers = plain(reads.erasure_answers(db, id))
     return models.ErasureDetail.model_validate({**row._mapping, "devices": answers})

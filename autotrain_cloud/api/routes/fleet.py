@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from fastapi import APIRouter, HTTPException
@@ -11,7 +11,15 @@ from autotrain_cloud.api import models, reads
 from autotrain_cloud.api.access import Operator, Viewer
 from autotrain_cloud.api.models import Page
 from autotrain_cloud.api.problems import responses
-from autotrain_cloud.api.routes.common import Cursor, Filter, PageLimit, Since, key_of, page
+from autotrain_cloud.api.routes.common import (
+    Cursor,
+    Filter,
+    PageLimit,
+    Since,
+    key_of,
+    page,
+    plain,
+)
 from autotrain_cloud.api.services import Here, existing, now_ms
 from autotrain_cloud.service.watch import set_slice
 from autotrain_cloud.store import consents
@@ -68,10 +76,10 @@ def device(name: str, here: Here, _: Viewer) -> models.DeviceDetail:
         return models.DeviceDetail.model_validate(
             {
                 **row._mapping,
-                "consents": [one._mapping for one in reads.consents_of(db, name)],
-                "alarms": [one._mapping for one in reads.alarm_page(db, level="device", name=name)],
-                "telemetry": [point(one) for one in reads.telemetry_page(db, name)],
-                "updates": [one._mapping for one in reads.update_page(db, name, limit=20)],
+                "consents": plain(reads.consents_of(db, name)),
+                "alarms": plain(reads.alarm_page(db, level="device", name=name)),
+                "telemetry": points(reads.telemetry_page(db, name)),
+                "updates": plain(reads.update_page(db, name, limit=20)),
             }
         )
 
@@ -87,7 +95,7 @@ def telemetry(
         existing(reads.device(db, name), _no_device(name))
         before = key_of(cursor, int, int)
         rows = reads.telemetry_page(db, name, before=before, limit=limit + 1)
-    found = page(rows, limit, lambda row: (row.session, row.sequence), point)
+    found = page(rows, limit, lambda row: (row.session, row.sequence), points)
     return Page[models.TelemetryPoint].model_validate(found)
 
 
@@ -196,9 +204,12 @@ def alarm(id: str, here: Here, _: Viewer) -> models.AlarmDetail:
     return models.AlarmDetail.model_validate(row)
 
 
-def point(row: Any) -> Mapping[str, Any]:
-    """A report, its histograms as means."""
-    return {**row._mapping, **{name: _mean(getattr(row, name)) for name in HISTOGRAMS}}
+def points(rows: Sequence[Any]) -> list[dict[str, Any]]:
+    """Reports, their histograms as means."""
+    found = plain(rows)
+    for one in found:
+        one.update((name, _mean(one[name])) for name in HISTOGRAMS)
+    return found
 
 
 def _mean(histogram: Mapping[str, Any]) -> float | None:

@@ -25,7 +25,8 @@ Number = Annotated[int, Query(ge=0, lt=1 << 63, description="number of the last 
 
 @router.get("/events", summary="What happened after an event, the oldest first")
 def events(here: Here, _: Viewer, since: Number = 0, limit: PageLimit = 100) -> models.Events:
-    rows = stream.read_after(here.store, since, limit=limit)
+    with here.read() as db:
+        rows = stream.after(db, since, limit=limit)
     items = [models.Event.model_validate(row) for row in rows]
     return models.Events(items=items, next=items[-1].number if items else since)
 

@@ -13,7 +13,7 @@ from autotrain_cloud.api.models import Page
 from autotrain_cloud.api.problems import absent, not_found, responses
 from autotrain_cloud.api.routes.common import Cursor, Filter, PageLimit, key_of, page
 from autotrain_cloud.api.services import Here, Services, existing
-from autotrain_cloud.gate.ledger import LedgerTampered, read_ledger
+from autotrain_cloud.gate.ledger import LedgerTampered
 from autotrain_cloud.pipeline.record import Run
 from edge_runtime.errors import ConfigError
 
@@ -175,7 +175,7 @@ def ledger(here: Here, _: Viewer, limit: PageLimit = 100) -> models.Ledger:
     if path is None:
         raise absent("no promotion ledger here: name its file, `ledger` under [api]")
     try:
-        reading = read_ledger(path)
+        reading = here.ledger.get(path)
     except LedgerTampered as error:
         broken = {"intact": False, "problem": str(error), "head": "", "entries": [], "total": 0}
         return models.Ledger.model_validate(broken)
@@ -188,6 +188,9 @@ def ledger(here: Here, _: Viewer, limit: PageLimit = 100) -> models.Ledger:
     )  # fmt: skip
 
 
+_RUN = tuple(field.name for field in dataclasses.fields(Run))
+
+
 def _read(here: Services, id: str) -> Run:
     try:
         return here.controller.runs.read(id)
@@ -198,7 +201,7 @@ def _read(here: Services, id: str) -> Run:
 def _run(here: Services, id: str) -> dict[str, Any]:
     found = _read(here, id)
     plan = here.controller.runs.plan(id)
-    facts = dataclasses.asdict(found)
+    facts = {name: getattr(found, name) for name in _RUN}
     return {**facts, "why": plan.why, "created": plan.created, "cpu_seconds": found.cpu_seconds}
 
 

@@ -80,7 +80,7 @@ def devices(
     with here.read() as db:
         row = existing(reads.rollout(db, id), _none(id))
         rows = here.replays.devices(db, row, status=status, after=after, limit=limit + 1)
-    found = page(rows, limit, lambda one: (one["device"],), lambda one: one)
+    found = page(rows, limit, lambda one: (one["device"],), list)
     return Page[models.RolloutDevice].model_validate(found)
 
 

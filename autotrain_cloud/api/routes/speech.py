@@ -24,6 +24,7 @@ from autotrain_cloud.api.routes.common import (
     Since,
     key_of,
     page,
+    plain,
 )
 from autotrain_cloud.api.services import Here, Services, existing, now_ms
 from autotrain_cloud.api.sound import Sound, answer
@@ -64,11 +65,7 @@ def segments(
     after = key_of(cursor, float if sure else int, str)
     with here.read() as db:
         rows = reads.segment_page(db, wanted, order=order, after=after, limit=limit + 1)
-        labels = reads.newest_labels(db, [row.id for row in rows])
-    found = page(
-        rows, limit, lambda row: (row.confidence if sure else row.received_ms, row.id),
-        lambda row: {**row._mapping, **_label(labels.get(row.id))},
-    )  # fmt: skip
+    found = page(rows, limit, lambda row: (row.confidence if sure else row.received_ms, row.id))
     return Page[models.Segment].model_validate(found)
 
 
@@ -86,7 +83,7 @@ def segment(id: str, here: Here, _: Viewer) -> models.SegmentDetail:
         {
             **row._mapping,
             **_label(labels[0] if labels else None),
-            "labels": [label._mapping for label in labels],
+            "labels": plain(labels),
             "lineage": models.Origin.model_validate(origin),
             "difference": differing and difference(differing, row),
         }
@@ -174,7 +171,10 @@ def review(
         after = key_of(cursor, int, int)
         with here.read() as db:
             found = here.queues.page(db, slice, after=after, limit=limit + 1)
-        items = page(found, limit, lambda one: one.key, lambda one: _leased(one.facts, now))
+        items = page(
+            found, limit, lambda one: one.key,
+            lambda places: [_leased(one.facts, now) for one in places],
+        )  # fmt: skip
         return Page[models.ReviewItem].model_validate(items)
     with here.read() as db:
         after = key_of(cursor, int, str)
@@ -182,7 +182,10 @@ def review(
     return Page[models.ReviewItem].model_validate(
         page(
             rows, limit, lambda row: (row.created_ms, row.label),
-            lambda row: _leased({**row._mapping, "priority": row.doubt, "why": why(row)}, now),
+            lambda rows: [
+                _leased({**one, "priority": row.doubt, "why": why(row)}, now)
+                for one, row in zip(plain(rows), rows, strict=True)
+            ],
         )
     )  # fmt: skip
 

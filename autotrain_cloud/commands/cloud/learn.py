@@ -102,7 +102,7 @@ def _republisher(controller: Controller) -> Republish:
             raise ConfigError("settings.repository, settings.keys: are needed to go back")
         Repository(settings.repository, KeyRing.load(settings.keys)).publish_once(bundle)
 
-    return republisher(publish, controller.settings.folder / "republished")
+    return republisher(publish, controller.settings.folder / "republished", settings.ledger)
 
 
 def _stopped_by_signals() -> threading.Event:

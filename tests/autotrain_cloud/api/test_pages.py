@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from autotrain_cloud.api.app import create_app
 from autotrain_cloud.settings import ApiSettings
 from autotrain_cloud.store import Store
+from autotrain_cloud.store.lineage import add_label
 from tests.autotrain_cloud.api.fleet import SEGMENTS, Asker, add_token, fill, segment_id
 from tests.autotrain_cloud.fleet import NOW
 
@@ -254,7 +255,6 @@ def test_the_decision_of_a_segment_is_that_of_its_newest_label(store: Store) -> 
     """Whatever the order in which labels come, and as the migration makes it of what is there."""
     from sqlalchemy import delete, select
 
-    from autotrain_cloud.store.lineage import add_label
     from autotrain_cloud.store.migrations import VERDICTS, apply
     from autotrain_cloud.store.schema import verdicts
 
@@ -279,6 +279,25 @@ def test_the_decision_of_a_segment_is_that_of_its_newest_label(store: Store) -> 
         db.execute(delete(verdicts))
         apply(db, VERDICTS)
         assert db.execute(select(*columns).order_by(verdicts.c.segment)).all() == found
+
+
+def test_a_list_names_the_same_label_as_the_segment_itself(store: Store, both: Asker) -> None:
+    rng = random.Random(6)
+    with store.begin() as db:
+        for number in range(60):
+            add_label(
+                db, id=f"y-{number:02}", segment=segment_id(rng.randrange(9)), author="t",
+                source=rng.choice(("teacher", "human")), text=f"said {number}",
+                now_ms=NOW + rng.randrange(9), accepted=rng.random() < 0.5,
+                provenance={"decision": rng.choice(("review", "drop"))},
+            )  # fmt: skip
+    names = ("decision", "label_text", "label_source")
+    for one in both.get("/v1/segments")["items"]:
+        whole = both.get(f"/v1/segments/{one['id']}")
+        assert {**whole, **one} == whole
+        newest = whole["labels"][0] if whole["labels"] else None
+        said = (newest["decision"], newest["text"], newest["source"]) if newest else None
+        assert tuple(one[name] for name in names) == (said or ("none", None, None))
 
 
 def test_pages_are_the_same_whether_they_are_walked_or_sorted(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import sys
 import threading
@@ -12,14 +13,17 @@ from pathlib import Path
 
 import pytest
 
+from autotrain_cloud.gate.ledger import Entry, read_ledger
 from autotrain_cloud.pipeline import run as run_module
 from autotrain_cloud.pipeline import steps
 from autotrain_cloud.pipeline.executor import LocalExecutor
 from autotrain_cloud.pipeline.record import Plan, Run
 from autotrain_cloud.pipeline.run import Pipeline
 from autotrain_cloud.pipeline.workflows import Json
+from edge_runtime.bundle import Bundle
 from edge_runtime.errors import StorageError
 
+BUNDLE = Path(__file__).parents[3] / "bundles" / "en-demo"
 LEFT_OUT = dict.fromkeys((step.name for step in steps.STEPS), "")
 SELECT = "sh -c 'echo selected >> {log}; echo data > {out}/train.jsonl'"
 RETRAIN = "sh -c 'echo trained >> {log}; cat {select}/train.jsonl {checkpoint} > {out}/weights'"
@@ -266,6 +270,70 @@ def test_a_person_decides_before_anything_is_published(
     if state == "done":
         assert run.approved_by == "ada"
         assert world.go(attempt=2).state == "done" and len(waited) == 1  # asked once
+
+
+PROMOTED = {
+    "gate": "cp {verdict} {out}/verdict.json",
+    "calibrate": f"cp -r {BUNDLE} {{out}}/bundle",
+    "publish": "test -f {calibrate}/bundle/manifest.json",
+}
+
+
+def promote(world: World, id: str, *messages: Json) -> tuple[Run, list[Entry]]:
+    """A run with a ledger, walked twice as after a crash. -> it, and what the ledger has of it."""
+    verdict, path = world.folder / "verdict.json", world.folder / "ledger.jsonl"
+    verdict.write_text(json.dumps({"promote": True, "reasons": [], "x": 0.1}, indent=2))
+    plan = world.plan(id, approval=bool(messages), **PROMOTED)
+    plan = dataclasses.replace(
+        plan, settings={"ledger": str(path)}, inputs={"verdict": (str(verdict),)}
+    )
+    world.pipeline.runs.create(plan)
+    for _ in range(2):
+        world.context.messages = list(messages)
+        world.pipeline.pipeline(world.context, {"run": id, "attempt": 1})
+    entries = read_ledger(path).entries
+    return world.pipeline.runs.read(id), [e for e in entries if e.body["run"] == id]
+
+
+def test_the_ledger_tells_once_who_let_a_model_out_and_that_it_is_out(world: World) -> None:
+    run, (approval, publication) = promote(world, "r1", YES)
+    assert run.state == "done"
+    assert (approval.kind, approval.who) == ("approval", "ada")
+    assert publication.kind == "publication"
+    manifest = Bundle.open(BUNDLE).manifest
+    assert publication.body["release_counter"] == manifest.release_counter
+    assert publication.body["challenger"]["version"] == manifest.version
+    # As the gate's own entry would have it: sorted keys, no spaces.
+    canonical = b'{"promote":true,"reasons":[],"x":0.1}'
+    assert publication.body["verdict"] == hashlib.sha256(canonical).hexdigest()
+    assert approval.body["verdict"] == publication.body["verdict"]
+
+
+def test_the_ledger_tells_who_refused_and_why(world: World) -> None:
+    run, entries = promote(world, "r1", {**YES, "approve": False, "why": "not on a Friday"})
+    assert run.state == "rejected"
+    assert {(e.kind, e.who, e.body["reason"]) for e in entries} == {
+        ("refusal", "ada", "not on a Friday")
+    }
+    assert len(entries) == 1
+
+
+def test_without_approval_the_ledger_has_the_publication_alone(world: World) -> None:
+    _, entries = promote(world, "r1")
+    assert [(e.kind, e.who) for e in entries] == [("publication", "the pipeline")]
+
+
+def test_a_ledger_that_cannot_be_written_holds_the_run_and_publishes_nothing_twice(
+    world: World,
+) -> None:
+    (world.folder / "ledger.jsonl").mkdir()
+    with pytest.raises(StorageError, match="ledger"):
+        promote(world, "r1")
+    run = world.pipeline.runs.read("r1")
+    assert run.state == "parked" and "ledger.jsonl" in run.reason
+    (world.folder / "ledger.jsonl").rmdir()
+    assert world.pipeline.pipeline(world.context, {"run": "r1", "attempt": 2}) == "done"
+    assert [e.kind for e in read_ledger(world.folder / "ledger.jsonl").entries] == ["publication"]
 
 
 def test_cancelling_stops_a_step_and_the_run(world: World) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from autotrain_cloud.gate.ledger import read_ledger
 from autotrain_cloud.monitor.alarms import Alarm
 from autotrain_cloud.pipeline.controller import Controller
 from autotrain_cloud.plain import to_json
+from autotrain_cloud.rollout.plan import Release
 from autotrain_cloud.service import journal
-from autotrain_cloud.service.learn import Learn
+from autotrain_cloud.service.learn import Learn, republisher
 from autotrain_cloud.service.roll import Rolling
 from autotrain_cloud.settings import RolloutSettings
 from autotrain_cloud.store import Store
@@ -81,6 +83,23 @@ def test_an_alarm_of_a_slice_starts_one_run_however_often_it_is_asked(
     with store.read() as db:
         assert db.scalar(alarms.select().with_only_columns(alarms.c.run)) == run.id
     assert len(told(store, "retraining")) == 1
+
+
+def test_going_back_publishes_the_model_of_before_above_the_bad_one_and_is_in_the_ledger_once(
+    tmp_path: Path,
+) -> None:
+    published: list[Bundle] = []
+    again = republisher(published.append, tmp_path / "republished", tmp_path / "ledger.jsonl")
+    bad = Release(version="9.0", counter=7)
+    assert again(BUNDLE, bad) == again(BUNDLE, bad)  # after a crash
+    before = Bundle.open(BUNDLE).manifest
+    assert {(b.manifest.version, b.manifest.release_counter) for b in published} == {
+        (before.version, 8)
+    }
+    assert published[0].manifest.files == before.files
+    (entry,) = read_ledger(tmp_path / "ledger.jsonl").entries
+    assert (entry.kind, entry.body["release_counter"]) == ("rollback", 8)
+    assert entry.body["reason"] == "release 7 was taken back"
 
 
 def test_an_alarm_of_one_device_starts_nothing(store: Store, controller: Controller) -> None:
