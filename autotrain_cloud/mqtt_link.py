@@ -1,8 +1,8 @@
 """One connection to a broker: MQTT 5 over TCP or TLS, for a loop that waits with select.
 
-    link = Link.open(broker, hello, keepalive_s=30)    # OSError
+    link = Link.open(broker, hello, slabs, keepalive_s=30)   # OSError
     ...                                                # `link` is readable, or `has_more`:
-    for first, body in link.read(): ...                # OSError: it is gone
+    for first, start, end in link.read(): ...          # in the slabs; OSError: it is gone
     link.write(mqtt5.puback(id)); link.flush()
 
 Reads are as large as they come and nothing is sent before `flush`, so a batch of acknowledgements
@@ -17,6 +17,7 @@ from collections.abc import Iterator
 
 from autotrain_cloud import mqtt5
 from autotrain_cloud.settings import BrokerSettings
+from autotrain_cloud.slabs import Slabs
 from edge_runtime.errors import ConfigError
 
 CONNECT_S = 10.0  # until the broker has taken the connection
@@ -26,16 +27,19 @@ READ_BYTES = 1 << 18  # at a time
 class Link:
     """Made by `open`. Whatever is wrong with the other side is an OSError."""
 
-    def __init__(self, connection: socket.socket, keepalive_s: float, now_s: float) -> None:
+    def __init__(
+        self, connection: socket.socket, slabs: Slabs, keepalive_s: float, now_s: float
+    ) -> None:
         self._socket = connection
+        self._slabs = slabs
         self._keepalive_s = keepalive_s
-        self._chunk = memoryview(bytearray(READ_BYTES))
-        self._in = bytearray()
         self._out = bytearray()
         self._read_s = self._wrote_s = now_s
 
     @classmethod
-    def open(cls, broker: BrokerSettings, hello: bytes, keepalive_s: float, now_s: float) -> Link:
+    def open(
+        cls, broker: BrokerSettings, hello: bytes, slabs: Slabs, keepalive_s: float, now_s: float
+    ) -> Link:
         """Waits for the connection, not for the broker's answer to `hello`.
 
         Raises OSError, and ConfigError for certificates that cannot be read.
@@ -50,7 +54,7 @@ class Link:
         except BaseException:
             connection.close()
             raise
-        link = cls(connection, keepalive_s, now_s)
+        link = cls(connection, slabs, keepalive_s, now_s)
         link.write(hello)
         return link
 
@@ -66,22 +70,22 @@ class Link:
     def wants_to_write(self) -> bool:
         return bool(self._out)
 
-    def read(self, now_s: float) -> Iterator[tuple[int, bytes]]:
-        """Packets that are there: first byte, and what follows the length."""
+    def read(self, now_s: float) -> Iterator[tuple[int, int, int]]:
+        """Packets that are there: first byte, and where what follows the length lies."""
         taken = 0
-        while taken < READ_BYTES:
+        while taken < READ_BYTES and (room := self._slabs.room()) is not None:
             try:
-                size = self._socket.recv_into(self._chunk)
+                size = self._socket.recv_into(room)
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 break
             if not size:
                 raise ConnectionError("closed by the broker")
-            self._in += self._chunk[:size]
+            self._slabs.filled(size)
             taken += size
         if taken:
             self._read_s = now_s
         try:
-            yield from mqtt5.packets(self._in)
+            yield from self._slabs.packets()
         except mqtt5.ProtocolError as error:
             raise ConnectionError(f"the broker does not speak MQTT 5: {error}") from None
 
@@ -120,6 +124,7 @@ class Link:
             pass  # it is gone already
         finally:
             self._socket.close()
+            self._slabs.forget()
 
 
 def tls(broker: BrokerSettings) -> ssl.SSLContext:

@@ -30,6 +30,10 @@ from edge_runtime.contract.records import new_id
 from edge_runtime.errors import ConfigError, StorageError
 from edge_runtime.files import sync_directory
 
+Bytes = bytes | memoryview
+
+_AT_ONCE = 512  # pieces in one system call, of at most 1024 (IOV_MAX)
+
 
 class Blobs:
     """The packs below a folder or URL. Failures of the place are StorageErrors."""
@@ -62,10 +66,9 @@ class Blobs:
         """Where it lies, as its file system names it."""
         return f"{self._root}/packs/{pack}"
 
-    def write(self, pieces: Sequence[bytes]) -> str:
+    def write(self, pieces: Sequence[Bytes], pack: str | None = None) -> str:
         """-> the new pack. On the disk, or in the store, when it returns."""
-        now_ms = time.time_ns() // 1_000_000
-        pack = f"{_day(now_ms)}/{new_id(now_ms, os.urandom(10))}"
+        pack = pack or new_pack()
         path = self.path(pack)
         with self._failing(path, "cannot be written"):
             if isinstance(self._files, LocalFileSystem):
@@ -120,6 +123,12 @@ class Blobs:
             raise StorageError(f"{path}: {what}: {why}") from error
 
 
+def new_pack() -> str:
+    """The name of one that is about to be written."""
+    now_ms = time.time_ns() // 1_000_000
+    return f"{_day(now_ms)}/{new_id(now_ms, os.urandom(10))}"
+
+
 def written_ms(pack: str) -> int:
     """When it was, since 1970, UTC."""
     return int(pack.rpartition("/")[2][:12], 16)
@@ -129,17 +138,20 @@ def _day(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1000, timezone.utc).strftime("%Y%m%d")
 
 
-def _write(path: Path, pieces: Sequence[bytes]) -> None:
+def _write(path: Path, pieces: Sequence[Bytes]) -> None:
     if not path.parent.is_dir():
         path.parent.mkdir(parents=True, exist_ok=True)
         for folder in path.parents[:3]:
             sync_directory(folder)
     try:
         with path.open("xb", buffering=0) as sink:
-            for piece in pieces:
-                left = memoryview(piece)
-                while left:
-                    left = left[sink.write(left) :]
+            left = [memoryview(piece) for piece in pieces]
+            while left:
+                written = os.writev(sink.fileno(), left[:_AT_ONCE])
+                while left and written >= len(left[0]):
+                    written -= len(left.pop(0))
+                if written:
+                    left[0] = left[0][written:]
             os.fdatasync(sink.fileno())
     except OSError:
         path.unlink(missing_ok=True)

@@ -92,7 +92,7 @@ def test_while_the_place_does_not_answer_there_is_no_receipt_and_nothing_is_kept
 ) -> None:
     ingest = new_ingest(store)
 
-    def refuse(_: Blobs, __: object) -> str:
+    def refuse(*_: object) -> str:
         raise StorageError("down")
 
     with monkeypatch.context() as patch:
