@@ -16,6 +16,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -144,7 +145,8 @@ def _write(path: Path, pieces: Sequence[Bytes]) -> None:
         for folder in path.parents[:3]:
             sync_directory(folder)
     try:
-        with path.open("xb", buffering=0) as sink:
+        with path.open("xb", buffering=0) as sink, ThreadPoolExecutor(1) as other:
+            its_name = other.submit(sync_directory, path.parent)  # the disk does both at once
             left = [memoryview(piece) for piece in pieces]
             while left:
                 written = os.writev(sink.fileno(), left[:_AT_ONCE])
@@ -153,10 +155,10 @@ def _write(path: Path, pieces: Sequence[Bytes]) -> None:
                 if written:
                     left[0] = left[0][written:]
             os.fdatasync(sink.fileno())
+            its_name.result()
     except OSError:
         path.unlink(missing_ok=True)
         raise
-    sync_directory(path.parent)
 
 
 def _why(error: Exception) -> str:

@@ -10,8 +10,11 @@ from typing import Any
 
 from sqlalchemy import JSON, ColumnElement, Connection, Dialect, Row, Table, Text, any_, literal
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from autotrain_cloud.store.plain import to_json
+
+_UNIQUE_VIOLATION = "23505"  # of SQL
 
 
 def upsert(db: Connection, table: Table) -> Any:
@@ -60,9 +63,37 @@ def insert_values(
     """
     if not rows:
         return 0
+    if db.dialect.name == "postgresql" and conflict == "DO NOTHING" and _copied(db, table, names, rows):
+        return len(rows)
     statement = _insertion(table, names, db.dialect.name, conflict)
     done = db.exec_driver_sql(statement, rows, execution_options={"preserve_rowcount": True})
     return done.rowcount
+
+
+def _copied(
+    db: Connection, table: Table, names: tuple[str, ...], rows: Sequence[tuple[Any, ...]]
+) -> bool:
+    """PostgreSQL takes rows in fastest by COPY; -> no: one of them is there already, so none is in."""
+    statement = f"COPY {table.name} ({', '.join(names)}) FROM STDIN"
+    connection: Any = db.connection.driver_connection
+    error_kind = db.dialect.loaded_dbapi.Error
+    try:
+        with db.begin_nested():
+            try:
+                with connection.cursor() as cursor, cursor.copy(statement) as copy:
+                    for row in rows:
+                        copy.write_row(row)
+            except error_kind as error:
+                lost = db.dialect.is_disconnect(error, connection, None)
+                raise DBAPIError.instance(
+                    statement, None, error, error_kind, connection_invalidated=lost,
+                    dialect=db.dialect,
+                ) from error  # fmt: skip
+    except IntegrityError as error:
+        if getattr(error.orig, "sqlstate", None) != _UNIQUE_VIOLATION:
+            raise
+        return False
+    return True
 
 
 def insert_returning(
