@@ -120,18 +120,14 @@ class Shell:
             self._connect(now_s)
         self._ask(now_s)
         self._send()
-        link = self._link
-        has_room = (
-            len(self._arrived) < self._settings.ingest.receive_maximum
-            and self._slabs.room() is not None
-        )
+        link, has_room = self._link, self._has_room()
+        more = link is not None and has_room and link.has_more
         reads: list[Any] = [self._wake_read]
         if self._asked:
             reads.append(self._worker)
         if link is not None and has_room:
             reads.append(link)
         writes = [link] if link is not None and link.wants_to_write else []
-        more = link is not None and has_room and link.has_more
         readable, writable, _ = select.select(
             reads, writes, [], 0.0 if more else self._patience(now_s)
         )
@@ -152,6 +148,10 @@ class Shell:
         except (OSError, IndexError, UnicodeDecodeError) as error:
             log.warning("the connection to the broker is gone: %s", error)
             self._lost()
+
+    def _has_room(self) -> bool:
+        is_full = len(self._arrived) >= self._settings.ingest.receive_maximum
+        return not is_full and self._slabs.room() is not None
 
     def _patience(self, now_s: float) -> float:
         """Seconds until time alone changes something."""
@@ -182,8 +182,11 @@ class Shell:
             return
         claim = now_s >= self._next_tick_s
         size = min(len(self._arrived), self._settings.ingest.batch)
-        # One that is judged while another is committed should be worth a commit.
+        # Every commit waits for the disk: what can be in one should not be in two.
         if len(self._asked) > 1 or (self._asked and 2 * size < self._settings.ingest.batch):
+            return
+        is_more = self._link is not None and self._link.has_more and self._has_room()
+        if is_more and size < self._settings.ingest.batch:
             return
         if not size and not claim:
             return

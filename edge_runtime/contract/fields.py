@@ -104,7 +104,7 @@ def fields_of(record: Any) -> tuple[FieldSpec, ...]:
             name=field.name,
             hint=hints[field.name],
             required=field.default is field.default_factory is dataclasses.MISSING,
-            check=checker(hints[field.name]),
+            check=_checker(hints[field.name]),
             build=_builder(hints[field.name]),
         )
         for field in dataclasses.fields(record)
@@ -202,20 +202,20 @@ _KINDS = {
 }
 
 
-def checker(hint: Any) -> Check:
+def _checker(hint: Any) -> Check:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        checks = _all(checker(arguments[0]), *hint.__metadata__)
+        checks = _all(_checker(arguments[0]), *hint.__metadata__)
         return _quickly(arguments[0], hint.__metadata__, checks)
     if origin in (Union, types.UnionType):
-        inner = checker(_present(hint))
+        inner = _checker(_present(hint))
         return lambda value: None if value is None else inner(value)
     if origin is Literal:
         return _one_of(arguments)
     if origin is tuple:
-        return _items(checker(arguments[0]))
+        return _items(_checker(arguments[0]))
     if origin is Mapping:
-        return _mapping(check_plain if arguments[1] is Any else checker(arguments[1]))
+        return _mapping(check_plain if arguments[1] is Any else _checker(arguments[1]))
     if hint in _KINDS:
         return _scalar(hint)
     return _instance(hint)

@@ -11,13 +11,12 @@ What is not recognised may be right all the same, so then it is decoded like eve
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
-from edge_runtime.contract.fields import Check, Length, Pattern, checker, fields_of
+from edge_runtime.contract.fields import Check, Length, Pattern, Range, fields_of
 from edge_runtime.contract.messages import Segment
-from edge_runtime.contract.records import Alternative, SpokenWord
+from edge_runtime.contract.records import Alternative, Model, SpokenWord
 from edge_runtime.contract.scan import argument
 from edge_runtime.contract.words import numbers, words_end
 from edge_runtime.errors import ContractError
@@ -76,33 +75,40 @@ def glimpse(data: Bytes) -> Glimpse | None:
 
 def check_rest(plain: dict[str, Any]) -> None:
     """Raises ContractError for what `Glimpse.rest` holds, decoded, and must not."""
-    for name, check in _checks(Segment):
+    ranges, others = _checks()
+    for name, low, high in ranges:
+        if not low <= plain[name] <= high:
+            raise ContractError("is out of range", field=name)
+    for name, check in others:
         check(plain[name])
+    consent, language, model, reasons = map(plain.__getitem__, _REPEATED)
+    _check_repeated(consent, language, tuple(model.items()), tuple(reasons))
+
+
+_REPEATED = ("consent", "language", "model", "reasons")  # the same in many segments
+
+
+@lru_cache(maxsize=4096)
+def _check_repeated(*values: Any) -> None:
+    checks = {field.name: field.check for field in fields_of(Segment)}
+    for name, value in zip(_REPEATED, values, strict=True):
+        checks[name](Model(**dict(value)) if name == "model" else value)
 
 
 @cache
-def _checks(record: Any) -> tuple[tuple[str, Check], ...]:
-    return tuple(
-        (field.name, _check(field.hint))
-        for field in fields_of(record)
-        if field.name not in ("audio", "words", "alternatives")
-    )
+def _checks() -> tuple[tuple[tuple[str, float, float], ...], tuple[tuple[str, Check], ...]]:
+    """-> ranges, and checks of other kinds."""
+    ranges, others = [], []
+    for field in fields_of(Segment):
+        rule = (*get_args(field.hint), None, None)[1]
+        if isinstance(rule, Range):
+            ranges.append((field.name, rule.low, rule.high))
+        elif field.name not in (*_REPEATED, *_SEEN_TO) and field.hint is not bool:
+            others.append((field.name, field.check))
+    return tuple(ranges), tuple(others)
 
 
-def _check(hint: Any) -> Check:
-    """Of plain data whose types are right."""
-    if get_origin(hint) is Annotated and get_origin(get_args(hint)[0]) is tuple:
-        check = checker(hint)
-        return lambda items: check(tuple(items))
-    if get_origin(hint) is None and hint is not bool:
-        checks = _checks(hint)
-
-        def nested(plain: dict[str, Any]) -> None:
-            for name, each in checks:
-                each(plain[name])
-
-        return nested
-    return checker(hint)
+_SEEN_TO = ("alternatives", "audio", "audio_sha256", "codec", "words")  # by the patterns
 
 
 @cache
