@@ -269,6 +269,7 @@ class Shell:
             for code in body[at:]:
                 if code >= mqtt5.FAILURE:
                     log.error("the broker refuses a subscription: %#x: check its rules", code)
+            log.info("subscribed")
         elif kind == mqtt5.DISCONNECT:
             raise ConnectionError(f"the broker says {body[0] if body else 0:#x}")
         elif kind != mqtt5.PINGRESP:
