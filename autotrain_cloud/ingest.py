@@ -109,7 +109,9 @@ def judge(topic: str, payload: Bytes) -> Judged:
             audio = found.audio.start, found.audio.stop
             offered = rows.offered(device or "", fields, words, audio, None)
             digest = fields["audio_sha256"]
-            return _judge_segment(topic, payload, device, fields["id"], fields["consent"], digest, offered)
+            return _judge_segment(
+                topic, payload, device, fields["id"], fields["consent"], digest, offered
+            )
         payload = bytes(payload)
         message = decode(payload, allowed=channel.carries)
     except ContractError as error:

@@ -1,9 +1,9 @@
 """The shell of the ingest: MQTT on one side, the process with the store on the other.
 
 One thread and no locks: packets are judged and collected while the store works on the batches
-before, so these grow with the load; a packet is acknowledged after its batch is committed, and what the store wants
-published is published then. What the broker may send unacknowledged (Receive Maximum) bounds what
-is collected.
+before, so these grow with the load; a packet is acknowledged after its batch is committed, and what
+the store wants published is published then. What the broker may send unacknowledged (Receive
+Maximum) bounds what is collected.
 
 While the store is not available nothing is acknowledged, all devices are told to wait by a retained
 message, and the same batch is tried again with growing pauses. Every connection begins with nothing
@@ -39,6 +39,7 @@ from autotrain_cloud.settings import CloudSettings
 from autotrain_cloud.slabs import SIZE, Slabs
 from autotrain_cloud.store.outbox import Outgoing
 from edge_runtime.contract.codec import encode
+from edge_runtime.contract.glimpse import prepare
 from edge_runtime.contract.messages import IngestState
 from edge_runtime.contract.topics import CHANNELS, topic_of
 from edge_runtime.errors import ConfigError, StorageError
@@ -101,6 +102,7 @@ class Shell:
         """Raises ConfigError for what a person has to change, StorageError if the process with the
         store ends by itself.
         """
+        prepare()
         collect_rarely()
         try:
             while not (self._stopping and not self._asked):

@@ -141,7 +141,7 @@ def insert_segments(
         for retention in ("random", "selected")
     }
     values = [row.values + times[row.retention] for row in rows]
-    return insert_values(db, segments, _OFFERED + ("received_ms", "expires_ms"), values)
+    return insert_values(db, segments, (*_OFFERED, "received_ms", "expires_ms"), values)
 
 
 @lru_cache(maxsize=1000)

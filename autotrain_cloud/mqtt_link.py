@@ -164,7 +164,7 @@ class Tls:
         """Raises BlockingIOError while there is nothing, ConnectionError at the end."""
         while True:
             try:
-                return self._object.read(len(room), room)  # type: ignore[return-value, arg-type]
+                return self._object.read(len(room), room)  # type: ignore[return-value]
             except ssl.SSLWantReadError:
                 self._receive()
 

@@ -2,10 +2,10 @@
 
     pack written ──> row in `blobs` ── doom ──> row in `holes` ── bury ──> nothing
 
-A segment's audio is in a pack, on the disk, before its rows are committed. What nothing refers to any more
-becomes a hole of its pack; a pack with holes is written anew without them, and then deleted. Every
-arrow can be cut off by a crash and is taken up again. A pack that no row knows, because its
-transaction was never committed, is found by `sweep`.
+A segment's audio is in a pack, on the disk, before its rows are committed. What nothing refers to
+any more becomes a hole of its pack; a pack with holes is written anew without them, and then
+deleted. Every arrow can be cut off by a crash and is taken up again. A pack that no row knows,
+because its transaction was never committed, is found by `sweep`.
 """
 
 from __future__ import annotations

@@ -63,7 +63,11 @@ def insert_values(
     """
     if not rows:
         return 0
-    if db.dialect.name == "postgresql" and conflict == "DO NOTHING" and _copied(db, table, names, rows):
+    if (
+        db.dialect.name == "postgresql"
+        and conflict == "DO NOTHING"
+        and _copied(db, table, names, rows)
+    ):
         return len(rows)
     statement = _insertion(table, names, db.dialect.name, conflict)
     done = db.exec_driver_sql(statement, rows, execution_options={"preserve_rowcount": True})
@@ -73,7 +77,7 @@ def insert_values(
 def _copied(
     db: Connection, table: Table, names: tuple[str, ...], rows: Sequence[tuple[Any, ...]]
 ) -> bool:
-    """PostgreSQL takes rows in fastest by COPY; -> no: one of them is there already, so none is in."""
+    """PostgreSQL takes rows fastest by COPY; -> no: one of them is there already, so none is in."""
     statement = f"COPY {table.name} ({', '.join(names)}) FROM STDIN"
     connection: Any = db.connection.driver_connection
     error_kind = db.dialect.loaded_dbapi.Error
@@ -118,9 +122,7 @@ def _returning(
     return f"{into} VALUES {', '.join([row] * count)} RETURNING {returning}"
 
 
-def rows_in(
-    db: Connection, statement: str, *values: Collection[Any]
-) -> Sequence[Row[Any]]:
+def rows_in(db: Connection, statement: str, *values: Collection[Any]) -> Sequence[Row[Any]]:
     """What a statement finds that has `IN {}` for each of these collections.
 
     However many values there are, it is the same statement, so it is prepared once.

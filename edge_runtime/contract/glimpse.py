@@ -73,6 +73,12 @@ def glimpse(data: Bytes) -> Glimpse | None:
     return Glimpse(b"".join(rest), audio, words)
 
 
+def prepare() -> None:
+    """Makes the patterns, for which else the first segment would wait."""
+    _steps()
+    _checks()
+
+
 def check_rest(plain: dict[str, Any]) -> None:
     """Raises ContractError for what `Glimpse.rest` holds, decoded, and must not."""
     ranges, others = _checks()
@@ -121,7 +127,9 @@ def _audio_limit() -> int:
 @cache
 def _steps() -> tuple[tuple[re.Pattern[bytes], str], ...]:
     """Patterns in the order of the encoding, and what comes after each that is not in one."""
-    fields: list[tuple[bytes, Any]] = [(_key(field.name), field.hint) for field in fields_of(Segment)]
+    fields: list[tuple[bytes, Any]] = [
+        (_key(field.name), field.hint) for field in fields_of(Segment)
+    ]
     fields += [(_key("v"), b"\x01"), (_key("type"), _head(3, len("segment")) + b"segment")]
     steps = []
     pattern = re.escape(_head(5, len(fields)))
@@ -138,7 +146,7 @@ def _steps() -> tuple[tuple[re.Pattern[bytes], str], ...]:
 
 
 def _too_long(hint: Any) -> str:
-    kind, rule = (get_args(hint) + (None, None))[:2]
+    kind, rule = (*get_args(hint), None, None)[:2]
     if isinstance(rule, Length) and rule.high > _LONG:
         if kind is str:
             return _TEXT
@@ -190,7 +198,5 @@ def _head(major: int, number: int) -> bytes:
 
 
 # Not negative, and in the fewest bytes: what is left out is 0 in front of a longer form.
-_INTEGER = (
-    rb"(?:[\x00-\x17]|\x18[\x18-\xff]|\x19[^\x00].|\x1a(?!\x00\x00)....|\x1b(?!\x00{4}).{8})"
-)
+_INTEGER = rb"(?:[\x00-\x17]|\x18[\x18-\xff]|\x19[^\x00].|\x1a(?!\x00\x00)....|\x1b(?!\x00{4}).{8})"
 _FLOAT = numbers(b"[\\x00-\\x40].", b"[\\x00-\\x47].", b"[\\x00-\\x7b].")  # not negative, finite

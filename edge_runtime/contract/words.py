@@ -63,7 +63,9 @@ def _key(name: str) -> bytes:
 def _value(hint: Any, character: bytes) -> bytes:
     kind, (rule,) = hint.__origin__, hint.__metadata__
     if kind is str and isinstance(rule, Length) and rule.low <= 1 and rule.high >= max(_SHORT):
-        return b"(%b)" % b"|".join(re.escape(bytes([0x60 + n])) + b"%b{%d}" % (character, n) for n in _SHORT)
+        return b"(%b)" % b"|".join(
+            re.escape(bytes([0x60 + n])) + b"%b{%d}" % (character, n) for n in _SHORT
+        )
     if kind is float and isinstance(rule, Range) and rule.low == 0 and rule.high >= 1:
         return _numbers(rule.high)
     raise NotImplementedError(f"a word with {hint}")
