@@ -184,11 +184,14 @@ class Shell:
             return
         claim = now_s >= self._next_tick_s
         size = min(len(self._arrived), self._settings.ingest.batch)
-        # Every commit waits for the disk: what can be in one should not be in two.
-        if len(self._asked) > 1 or (self._asked and 2 * size < self._settings.ingest.batch):
-            return
+        # Every commit waits for the disk, so what can be in one should not be in two.
+        enough = self._settings.ingest.batch
         is_more = self._link is not None and self._link.has_more and self._has_room()
-        if is_more and size < self._settings.ingest.batch:
+        if not self._asked:
+            enough //= 4
+        elif not is_more:
+            enough //= 2
+        if len(self._asked) > 1 or (size < enough and (self._asked or is_more)):
             return
         if not size and not claim:
             return

@@ -41,7 +41,7 @@ PATIENCE_S = 300
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--segments", type=int, default=2000, help="of a run (default: 2000)")
+    parser.add_argument("--segments", type=int, default=8000, help="of a run (default: 8000)")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each (default: 5)")
     parser.add_argument(
         "--no-postgresql", action="store_true", help="where Debian's postgresql is not installed"
@@ -160,7 +160,7 @@ def _ingest(broker: Any, postgres: Any, count: int) -> dict[str, float]:
                         with store.read() as db:
                             if segments.count(db) >= count:
                                 return
-                        time.sleep(0.02)
+                        time.sleep(0.005)
 
                 return _timed(broker, count, ours, pids, wait)
         finally:
