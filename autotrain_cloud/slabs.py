@@ -7,8 +7,8 @@
     slabs.release(start)
 
 Packets are written one after the other into a slab until it is full, then into one of which nothing
-is held any more; what is cut off at its end moves there. It is memory and no file: what is erased
-is nowhere on a disk.
+is held any more; what is cut off at its end moves there. It is memory and no file (Linux's memfd),
+so what is erased is nowhere on a disk.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ subscription and the same Receive Maximum, whose callback counts; or `vitconform
 which decodes and checks each, commits it (on the disk before the receipt), publishes the receipt
 and acknowledges. Both are started, subscribed and stopped (SIGSTOP) while the broker's queue is
 filled, so the publishers do not count. The clock runs until the last segment is counted, or in the
-store.
+store; there are enough segments for beginning and end not to matter.
 
 CPU time is that of the subscriber's processes per segment, PostgreSQL's among them. Nothing is left
 for later: where the audio is when a receipt is written, it stays.
