@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,23 +49,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from tests.broker import Broker
     from tests.postgres import Postgres
 
-    with tempfile.TemporaryDirectory(prefix="bench-") as name, ExitStack() as stack:
-        broker = stack.enter_context(Broker.start(Path(name)))
+    with ExitStack() as stack:
         postgres = None if args.no_postgresql else stack.enter_context(Postgres.start())
-        return _compare(broker, postgres, args)
+        return _compare(postgres, args)
 
 
-def _compare(broker: Any, postgres: Any, args: argparse.Namespace) -> dict[str, Any]:
+def _compare(postgres: Any, args: argparse.Namespace) -> dict[str, Any]:
     count = args.segments
     systems = {
-        "bare": lambda: _bare(broker, count),
-        "sqlite": lambda: _ingest(broker, None, count),
+        "bare": lambda: _with_broker(lambda broker: _bare(broker, count)),
+        "sqlite": lambda: _with_broker(lambda broker: _ingest(broker, None, count)),
     }
     if postgres is not None:
-        systems["postgresql"] = lambda: _ingest(broker, postgres, count)
+        systems["postgresql"] = lambda: _with_broker(
+            lambda broker: _ingest(broker, postgres, count)
+        )
     found = measure.alternate(systems, args.repeats)
     results: dict[str, Any] = {"segments": count}
     for name, runs in found.items():
@@ -79,6 +79,14 @@ def _compare(broker: Any, postgres: Any, args: argparse.Namespace) -> dict[str, 
             "of_bare": measure.median_ratio(rates, bare),
         }
     return results
+
+
+def _with_broker(run: Callable[[Any], dict[str, float]]) -> dict[str, float]:
+    """A new one for each run: it would keep everything for the sessions of those before."""
+    from tests.broker import Broker
+
+    with tempfile.TemporaryDirectory(prefix="bench-") as name, Broker.start(Path(name)) as broker:
+        return run(broker)
 
 
 # The two that are compared.
