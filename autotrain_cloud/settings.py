@@ -46,7 +46,7 @@ class IngestSettings:
 
     worker: str = "ingest-1"  # its client id: another for each worker, the same at every start
     group: str = ""  # workers of one group share the work; empty: a secret name in the store
-    batch: int = 256  # messages in one transaction, at most
+    batch: int = 500  # messages in one transaction, at most
     receive_maximum: int = 1000  # messages that the broker sends ahead of the store
     check_consent: bool = True  # refuse what was recorded under a consent never granted
     register_devices: bool = True  # take in whoever has a certificate; no: only who is known
