@@ -21,10 +21,12 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import wait
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from sqlalchemy import Connection, and_, delete, func, or_, select
+from sqlalchemy import Connection, and_, delete, func, select
 
 from autotrain_cloud import ingest_rows as rows
 from autotrain_cloud.settings import IngestSettings, RetentionSettings
@@ -37,13 +39,12 @@ from autotrain_cloud.store.schema import (
     lost,
     parts,
     replies,
-    segments,
     telemetry,
-    tombstones,
     updates,
 )
-from autotrain_cloud.store.sql import insert_many, insert_new, upsert
-from edge_runtime.contract.codec import MAX_MESSAGE_BYTES, decode_but_words, encode, peek
+from autotrain_cloud.store.sql import insert_new, rows_in, upsert
+from edge_runtime.contract.codec import MAX_MESSAGE_BYTES, decode, encode, glance, peek
+from edge_runtime.contract.glimpse import Bytes
 from edge_runtime.contract.messages import (
     Birth,
     Death,
@@ -70,7 +71,7 @@ SEEN_MS = 60_000  # how exactly it is known when a device last said something
 KNOWN_DEVICES = 100_000  # that are remembered, so as not to look them up
 STAGED_BYTES = 16_000_000  # of one device's parts; then its oldest go, to be sent again
 
-Packet = tuple[str, bytes]  # topic, payload
+Packet = tuple[str, Bytes]  # topic, payload
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,29 +83,39 @@ class Refusal:
     permanent: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A packet, as far as it can be judged by itself."""
+class Judged(NamedTuple):
+    """A packet, as far as it can be judged by itself. Another process may have done it."""
 
     topic: str
-    payload: bytes
+    payload: Bytes
     device: str | None = None
     message: Message | None = None
     id: str | None = None  # what an answer would be about
     consent: str | None = None
     refusal: Refusal | None = None
-    words: bytes | None = None  # of a segment, as CBOR; then the message has none
+    segment: rows.Offered | None = None  # in place of a message
 
 
-def judge(topic: str, payload: bytes) -> Judged:
+def judge(topic: str, payload: Bytes) -> Judged:
     """What a packet is, and whether anything in it is wrong. Raises nothing."""
     device = None
     try:
         channel, device = parse_topic(topic)
         if channel.writer != "device":
             raise ContractError(f"is {channel.name}", field="topic", expected="a device's topic")
-        message, words = decode_but_words(payload, allowed=channel.carries)
+        if Segment in channel.carries and (seen := glance(payload)) is not None:
+            fields, found = seen
+            words = bytes(payload[found.words])
+            audio = found.audio.start, found.audio.stop
+            offered = rows.offered(device or "", fields, words, audio, None)
+            digest = fields["audio_sha256"]
+            return _judge_segment(
+                topic, payload, device, fields["id"], fields["consent"], digest, offered
+            )
+        payload = bytes(payload)
+        message = decode(payload, allowed=channel.carries)
     except ContractError as error:
+        payload = bytes(payload)
         large = len(payload) > MAX_MESSAGE_BYTES
         newer = error.field == "v"  # this side is to be updated, and then takes it
         reason = "too-large" if large else "unsupported" if newer else "malformed"
@@ -114,7 +125,7 @@ def judge(topic: str, payload: bytes) -> Judged:
             id = None
         consent = None if large else peek(payload, "consent")  # so that erasing it finds this
         return Judged(topic, payload, device, id=id, consent=consent, refusal=refusal)
-    return _judge_message(topic, payload, device, message, words)
+    return _judge_message(topic, payload, device, message)
 
 
 def _id_at_front(payload: bytes) -> str | None:
@@ -123,16 +134,24 @@ def _id_at_front(payload: bytes) -> str | None:
     return found[1].decode() if found else None
 
 
-def _judge_message(
-    topic: str, payload: bytes, device: str | None, message: Message, words: bytes | None
-) -> Judged:
+def _judge_message(topic: str, payload: bytes, device: str | None, message: Message) -> Judged:
     if isinstance(message, Segment):
-        refusal = None
-        if hashlib.sha256(message.audio).digest() != message.audio_sha256:
-            refusal = Refusal("digest-mismatch", "audio_sha256 is that of other audio")
-        return Judged(topic, payload, device, message, message.id, message.consent, refusal, words)
+        offered = rows.offered_message(device or "", message, payload)
+        digest = message.audio_sha256
+        return _judge_segment(topic, payload, device, message.id, message.consent, digest, offered)
     id = message.id if isinstance(message, Part | Lost) else None
     return Judged(topic, payload, device, message, id)
+
+
+def _judge_segment(
+    topic: str, payload: Bytes, device: str | None, id: str, consent: str, digest: bytes,
+    offered: rows.Offered,
+) -> Judged:  # fmt: skip
+    refusal = None
+    start, end = offered.audio
+    if hashlib.sha256(payload[start:end]).digest() != digest:
+        refusal = Refusal("digest-mismatch", "audio_sha256 is that of other audio")
+    return Judged(topic, payload, device, None, id, consent, refusal, offered)
 
 
 class Ingest:
@@ -163,7 +182,7 @@ class Ingest:
     def commit_judged(
         self, judged: list[Judged], *, now_ms: int, finished: Collection[int] = ()
     ) -> list[Outgoing]:
-        """The same for packets that have been judged, which another thread can do before."""
+        """The same for packets that have been judged, which another process can do before."""
         try:
             return self._transaction(judged, now_ms, finished)
         except StorageError:
@@ -203,9 +222,10 @@ class Ingest:
         try:
             return self._in_one(batch, judged, now_ms, finished)
         except Exception:
-            if batch.pack is not None:
+            if batch.writing is not None:
+                wait([batch.writing.done])
                 with suppress(StorageError):  # else it is swept
-                    spool.abandon(self._store, batch.pack)
+                    spool.abandon(self._store, batch.writing.pack)
             raise
 
     def _in_one(
@@ -225,6 +245,8 @@ class Ingest:
                 _keep_dead_letters(db, batch)
             answers = [(topic, encode(answer), False) for topic, answer in batch.answers()]
             outgoing = outbox.post_encoded(db, answers, self._settings.worker, now_ms=now_ms)
+            if batch.writing is not None:
+                batch.writing.done.result()
         self._seen.update(seen)  # only now: before, it might still have been undone
         while len(self._seen) > KNOWN_DEVICES:
             self._seen.pop(next(iter(self._seen)))
@@ -275,59 +297,48 @@ class Ingest:
 
     def _refuse_unwanted(self, db: Connection, batch: _Batch) -> None:
         """What was erased, and what was recorded under a consent that nobody gave."""
-        offered = [
-            (each, each.message) for each in batch.open() if isinstance(each.message, Segment)
-        ]
+        offered = batch.segments()
         if not offered:
             return
-        graves = _graves(db, offered)
-        for each, segment in offered:
-            if graves and _is_erased(graves, each.device or "", segment):
-                batch.refuse(each, Refusal("erased"))
+        if graves := _graves(db, offered):
+            for each, segment in offered:
+                if _is_erased(graves, each, segment):
+                    batch.refuse(each, Refusal("erased"))
         if not self._settings.check_consent:
             return
-        wanted = {(each.device or "", segment.consent) for each, segment in offered}
+        wanted = {(each.device or "", each.consent or "") for each, _ in offered}
         if missing := wanted - self._granted:
             self._granted |= missing & consents.granted(db, {device for device, _ in missing})
-        for each, segment in offered:
-            if (each.device, segment.consent) not in self._granted and batch.is_open(each):
-                batch.refuse(each, Refusal("unknown-consent", f"{segment.consent}: never granted"))
+        for each, _ in offered:
+            if (each.device, each.consent) not in self._granted and batch.is_open(each):
+                batch.refuse(each, Refusal("unknown-consent", f"{each.consent}: never granted"))
 
     def _keep_segments(self, db: Connection, batch: _Batch) -> None:
-        first: dict[str, tuple[Judged, Segment]] = {}
-        offered = [
-            (each, each.message) for each in batch.open() if isinstance(each.message, Segment)
-        ]
+        first: dict[str, tuple[Judged, rows.Offered]] = {}
+        offered = batch.segments()
         for each, segment in offered:
-            first.setdefault(segment.id, (each, segment))
+            first.setdefault(each.id or "", (each, segment))
         if not first:
             return
         now_ms = batch.now_ms
-        audio = {segment.audio_sha256.hex(): segment.audio for _, segment in first.values()}
-        batch.pack = spool.keep(db, self._store, audio, now_ms=now_ms)
-        kept = [self._row(each, segment, now_ms) for each, segment in first.values()]
-        insert_many(db, segments, kept)
-        stored = select(segments.c.id, segments.c.device, segments.c.audio)
-        there = {
-            row.id: (row.device, row.audio)
-            for row in db.execute(stored.where(segments.c.id.in_(list(first))))
+        audio = {
+            segment.digest: each.payload[slice(*segment.audio)] for each, segment in first.values()
         }
+        batch.writing = spool.keep(db, self._store, audio, now_ms=now_ms)
+        kept = [segment for _, segment in first.values()]
+        there = {id: (each.device, segment.digest) for id, (each, segment) in first.items()}
+        days_of = self._retention.days_of
+        if rows.insert_segments(db, kept, now_ms=now_ms, days_of=days_of) < len(kept):
+            found = rows_in(db, "SELECT id, device, audio FROM segments WHERE id IN {}", there)
+            there = {row.id: (row.device, row.audio) for row in found}
         strays = set()
         for each, segment in offered:
-            digest = segment.audio_sha256.hex()
-            if there[segment.id] == (each.device, digest):
+            if there[each.id or ""] == (each.device, segment.digest):
                 batch.accept(each)
             else:
                 batch.refuse(each, Refusal("digest-mismatch", "another segment has this id"))
-                strays.add(digest)
+                strays.add(segment.digest)
         spool.doom(db, strays)
-
-    def _row(self, each: Judged, segment: Segment, now_ms: int) -> rows.Row:
-        retention = "random" if "random" in segment.reasons else "selected"
-        days = self._retention.days_of(retention)
-        return rows.segment(
-            each.device or "", segment, each.words, now_ms=now_ms, retention=retention, days=days
-        )
 
 
 class _Batch:
@@ -337,7 +348,7 @@ class _Batch:
         self.judged = list(judged)
         self.now_ms = now_ms
         self.refused: list[tuple[Judged, Refusal]] = []
-        self.pack: str | None = None  # written for it
+        self.writing: spool.Writing | None = None  # its audio
         self._open: dict[int, Judged] = {}
         self._accepted: dict[str, dict[str, None]] = defaultdict(dict)
         self._nacks: list[tuple[str, Nack]] = []
@@ -355,6 +366,9 @@ class _Batch:
 
     def open(self) -> list[Judged]:
         return list(self._open.values())
+
+    def segments(self) -> list[tuple[Judged, rows.Offered]]:
+        return [(each, each.segment) for each in self.open() if each.segment is not None]
 
     def is_open(self, each: Judged) -> bool:
         return id(each) in self._open
@@ -429,7 +443,7 @@ def _keep_dead_letters(db: Connection, batch: _Batch) -> None:
             index_elements=["topic", "digest", "reason"],
             set_={"times": dead_letters.c.times + 1, "last_ms": batch.now_ms},
         )
-        kept = b"" if why.reason == "erased" else each.payload
+        kept = b"" if why.reason == "erased" else bytes(each.payload)
         row = {
             "topic": clean(each.topic),
             "device": each.device,
@@ -475,10 +489,10 @@ def _put_together(key: tuple[str, str, str, int, int], pieces: list[tuple[int, b
         why = Refusal("malformed", str(error), permanent=False)
         return Judged(topic, whole, device, id=id, refusal=why)
     try:
-        message, words = decode_but_words(found, allowed=(Segment,))
+        message = decode(found, allowed=(Segment,))
     except ContractError as error:
         return Judged(topic, found, device, id=id, refusal=Refusal("malformed", str(error)))
-    judged = _judge_message(topic, found, device, message, words)
+    judged = _judge_message(topic, found, device, message)
     if judged.id != id:
         why = Refusal("malformed", "the parts carry another id than the segment")
         return Judged(topic, found, device, id=id, refusal=why)
@@ -507,28 +521,29 @@ def _limit_staging(db: Connection, owners: Collection[str]) -> None:
 
 
 def _graves(
-    db: Connection, offered: list[tuple[Judged, Segment]]
+    db: Connection, offered: list[tuple[Judged, rows.Offered]]
 ) -> dict[tuple[str, str, str], int]:
-    kind, key = tombstones.c.kind, tombstones.c.key
-    ids = [segment.id for _, segment in offered]
-    names = list({segment.consent for _, segment in offered})
-    owners = list({each.device for each, _ in offered})
-    found = select(tombstones).where(
-        or_(
-            and_(kind == "segment", key.in_(ids)),
-            and_(kind == "consent", key.in_(names)),
-            and_(kind == "device", key.in_(owners)),
-        )
-    )
-    return {(row.kind, row.key, row.device): row.at_ms for row in db.execute(found)}
+    ids = [each.id for each, _ in offered]
+    names = {each.consent for each, _ in offered}
+    owners = {each.device for each, _ in offered}
+    found = rows_in(db, _GRAVES, ids, names, owners)
+    return {(row.kind, row.key, row.device): row.at_ms for row in found}
 
 
-def _is_erased(graves: dict[tuple[str, str, str], int], device: str, segment: Segment) -> bool:
+_GRAVES = " UNION ALL ".join(
+    f"SELECT kind, key, device, at_ms FROM tombstones WHERE kind = '{kind}' AND key IN {{}}"
+    for kind in ("segment", "consent", "device")
+)
+
+
+def _is_erased(
+    graves: dict[tuple[str, str, str], int], each: Judged, segment: rows.Offered
+) -> bool:
     return (
-        ("segment", segment.id, "") in graves
-        or ("consent", segment.consent, "") in graves
-        or ("consent", segment.consent, device) in graves
-        or segment.captured_ms <= graves.get(("device", device, ""), -1)
+        ("segment", each.id, "") in graves
+        or ("consent", each.consent, "") in graves
+        or ("consent", each.consent, each.device) in graves
+        or segment.captured_ms <= graves.get(("device", each.device or "", ""), -1)
     )
 
 

@@ -1,9 +1,9 @@
 """The shell of the ingest: MQTT on one side, the process with the store on the other.
 
-One thread and no locks: packets are collected while the store works on the batches before, so they
-grow with the load; a packet is acknowledged after its batch is committed, and what the store wants
-published is published then. What the broker may send unacknowledged (Receive Maximum) bounds what
-is collected.
+One thread and no locks: packets are judged and collected while the store works on the batches
+before, so these grow with the load; a packet is acknowledged after its batch is committed, and what
+the store wants published is published then. What the broker may send unacknowledged (Receive
+Maximum) bounds what is collected.
 
 While the store is not available nothing is acknowledged, all devices are told to wait by a retained
 message, and the same batch is tried again with growing pauses. Every connection begins with nothing
@@ -18,15 +18,28 @@ import random
 import select
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from autotrain_cloud import mqtt5
-from autotrain_cloud.ingest_worker import Begin, Commit, Done, Failed, Unavailable, Worker
+from autotrain_cloud.ingest import judge
+from autotrain_cloud.ingest_worker import (
+    Begin,
+    Commit,
+    Done,
+    Failed,
+    Placed,
+    Unavailable,
+    Worker,
+    collect_rarely,
+)
 from autotrain_cloud.mqtt_link import Link
 from autotrain_cloud.settings import CloudSettings
+from autotrain_cloud.slabs import SIZE, Slabs
 from autotrain_cloud.store.outbox import Outgoing
 from edge_runtime.contract.codec import encode
+from edge_runtime.contract.glimpse import prepare
 from edge_runtime.contract.messages import IngestState
 from edge_runtime.contract.topics import CHANNELS, topic_of
 from edge_runtime.errors import ConfigError, StorageError
@@ -45,7 +58,7 @@ class _Asked:
     """A request to the worker."""
 
     request: Begin | Commit
-    ids: list[int]  # of the messages in it
+    ids: Sequence[int]  # of the messages in it
     connection: int  # that they came by
 
 
@@ -55,13 +68,14 @@ class Shell:
     def __init__(self, settings: CloudSettings) -> None:
         self._settings = settings
         self._group = settings.ingest.group
-        self._worker = Worker(settings)
+        self._slabs = Slabs.make()
+        self._worker = Worker(settings, self._slabs)
         self._wake_read, self._wake_write = os.pipe()
         self._stopping = False
         self._link: Link | None = None
         self._connection = 0  # counts; packets belong to the one they came by
         self._is_up = False
-        self._arrived: deque[tuple[int, str, bytes]] = deque()  # message id, topic, payload
+        self._arrived: deque[tuple[int, Placed]] = deque()  # message id, packet
         self._begin: Begin | None = None  # to be asked before anything else
         self._asked: deque[_Asked] = deque()  # with the worker, in the order of its replies
         self._failed: list[_Asked] = []  # to be asked again
@@ -88,6 +102,8 @@ class Shell:
         """Raises ConfigError for what a person has to change, StorageError if the process with the
         store ends by itself.
         """
+        prepare()
+        collect_rarely()
         try:
             while not (self._stopping and not self._asked):
                 self._step()
@@ -106,15 +122,14 @@ class Shell:
             self._connect(now_s)
         self._ask(now_s)
         self._send()
-        link = self._link
-        has_room = len(self._arrived) < self._settings.ingest.receive_maximum
+        link, has_room = self._link, self._has_room()
+        more = link is not None and has_room and link.has_more
         reads: list[Any] = [self._wake_read]
         if self._asked:
             reads.append(self._worker)
         if link is not None and has_room:
             reads.append(link)
         writes = [link] if link is not None and link.wants_to_write else []
-        more = link is not None and has_room and link.has_more
         readable, writable, _ = select.select(
             reads, writes, [], 0.0 if more else self._patience(now_s)
         )
@@ -127,14 +142,18 @@ class Shell:
         try:
             now_s = time.monotonic()
             if more or link in readable:
-                for first, body in link.read(now_s):
-                    self._take(first, body)
+                for first, start, end in link.read(now_s):
+                    self._take(first, start, end)
             if writable:
                 link.flush(now_s)
             link.keep_alive(now_s, reading=has_room)
         except (OSError, IndexError, UnicodeDecodeError) as error:
             log.warning("the connection to the broker is gone: %s", error)
             self._lost()
+
+    def _has_room(self) -> bool:
+        is_full = len(self._arrived) >= self._settings.ingest.receive_maximum
+        return not is_full and self._slabs.room() is not None
 
     def _patience(self, now_s: float) -> float:
         """Seconds until time alone changes something."""
@@ -165,8 +184,14 @@ class Shell:
             return
         claim = now_s >= self._next_tick_s
         size = min(len(self._arrived), self._settings.ingest.batch)
-        # One that is judged while another is committed should be worth a commit.
-        if len(self._asked) > 1 or (self._asked and 2 * size < self._settings.ingest.batch):
+        # Every commit waits for the disk, so what can be in one should not be in two.
+        enough = self._settings.ingest.batch
+        is_more = self._link is not None and self._link.has_more and self._has_room()
+        if not self._asked:
+            enough //= 4
+        elif not is_more:
+            enough //= 2
+        if len(self._asked) > 1 or (size < enough and (self._asked or is_more)):
             return
         if not size and not claim:
             return
@@ -174,9 +199,12 @@ class Shell:
             self._next_tick_s = now_s + TICK_S
         taken = [self._arrived.popleft() for _ in range(size)]
         finished, self._finished = self._finished, []
-        packets = [(topic, payload) for _, topic, payload in taken]
-        request = Commit(packets, finished, _now_ms(), claim)
-        self._tell(_Asked(request, [id for id, _, _ in taken], self._connection))
+        request = Commit([packet for _, packet in taken], finished, _now_ms(), claim)
+        self._tell(_Asked(request, [id for id, _ in taken], self._connection))
+
+    def _release(self, request: Begin | Commit) -> None:
+        for packet in request.packets if isinstance(request, Commit) else ():
+            self._slabs.release(packet.start)
 
     def _tell(self, asked: _Asked) -> None:
         try:
@@ -194,6 +222,7 @@ class Shell:
         match reply:
             case Done(outgoing, group):
                 self._failures = 0
+                self._release(asked.request)
                 if group and not self._group:
                     self._group = group
                     self._subscribe()
@@ -220,19 +249,22 @@ class Shell:
         self._connection += 1
         hello = mqtt5.connect(
             client_id=ingest.worker, keepalive_s=KEEPALIVE_S, session_s=SESSION_S,
-            receive_maximum=ingest.receive_maximum,
+            receive_maximum=ingest.receive_maximum, maximum_packet_size=SIZE,
         )  # fmt: skip
         try:
-            self._link = Link.open(broker, hello, KEEPALIVE_S, now_s)
+            self._link = Link.open(broker, hello, self._slabs, KEEPALIVE_S, now_s)
         except OSError as error:
             log.warning("%s:%d: %s", broker.host, broker.port, error)
             self._lost()
 
-    def _take(self, first: int, body: bytes) -> None:
+    def _take(self, first: int, start: int, end: int) -> None:
         """A packet from the broker."""
         kind = first >> 4
+        body = self._slabs.memory[start:end]
         if kind == mqtt5.PUBLISH:
-            self._arrived.append(mqtt5.received(body, first))
+            id, topic, at = mqtt5.received(body, first)
+            self._arrived.append((id, Placed.at(start + at, judge(topic, body[at:]))))
+            self._slabs.hold(start + at)
         elif kind == mqtt5.PUBACK:
             self._acknowledged(int.from_bytes(body[:2], "big"), mqtt5.reason(body))
         elif kind == mqtt5.CONNACK:
@@ -242,6 +274,7 @@ class Shell:
             for code in body[at:]:
                 if code >= mqtt5.FAILURE:
                     log.error("the broker refuses a subscription: %#x: check its rules", code)
+            log.info("subscribed")
         elif kind == mqtt5.DISCONNECT:
             raise ConnectionError(f"the broker says {body[0] if body else 0:#x}")
         elif kind != mqtt5.PINGRESP:
@@ -278,6 +311,8 @@ class Shell:
     def _hang_up(self) -> None:
         link, self._link = self._link, None
         self._is_up = False
+        for _, packet in self._arrived:
+            self._slabs.release(packet.start)
         self._arrived.clear()
         self._outgoing.clear()
         self._handed.clear()

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection
 
 from autotrain_cloud.store.devices import model_columns
 from autotrain_cloud.store.plain import clean, records, to_json, without_nul
+from autotrain_cloud.store.schema import segments
+from autotrain_cloud.store.sql import insert_values
 from edge_runtime.contract.codec import pack
 from edge_runtime.contract.fields import to_plain
 from edge_runtime.contract.messages import (
@@ -38,6 +44,24 @@ _SEGMENT = (
     "consent",
     "redacted",
 )
+_MODEL = ("name", "version", "release_counter", "precision")
+_OFFERED = (
+    *_SEGMENT,
+    "model_name",
+    "model_version",
+    "model_counter",
+    "model_precision",
+    "model_manifest",
+    "device",
+    "audio",
+    "text",
+    "words",
+    "alternatives",
+    "reasons",
+    "extra",
+    "retention",
+)
+_as_they_are, _of_model = itemgetter(*_SEGMENT), itemgetter(*_MODEL)
 _TELEMETRY = (
     "session",
     "sequence",
@@ -65,26 +89,64 @@ _UPDATE = (
 )
 
 
-def segment(
-    device: str, message: Segment, words: bytes | None, *, now_ms: int, retention: str, days: int
-) -> Row:
-    """`words`: as CBOR, where they were not decoded."""
-    if words is None:
-        words = pack(json.loads(to_json(records(message.words))))
-    return {
-        **{name: getattr(message, name) for name in _SEGMENT},
-        **model_columns(message.model),
-        "device": device,
-        "received_ms": now_ms,
-        "audio": message.audio_sha256.hex(),
-        "text": clean(message.text),
-        "words": words,
-        "alternatives": records(message.alternatives),
-        "reasons": list(message.reasons),
-        "retention": retention,
-        "expires_ms": now_ms + days * 86_400_000,
-        "extra": message.extra,
+class Offered(NamedTuple):
+    """A segment as its row, but for what is only known when that is written."""
+
+    captured_ms: int
+    audio: tuple[int, int]  # where it begins and ends in the message's bytes
+    digest: str  # of the audio
+    retention: str
+    values: tuple[Any, ...]  # of `_OFFERED`
+
+
+def offered(
+    device: str, fields: Mapping[str, Any], words: bytes, audio: tuple[int, int], extra: Any
+) -> Offered:
+    """From the plain fields of a segment; `words` as CBOR."""
+    digest = fields["audio_sha256"].hex()
+    reasons = fields["reasons"]
+    retention = "random" if "random" in reasons else "selected"
+    model = fields["model"]
+    alternatives = fields["alternatives"]
+    values = (
+        *_as_they_are(fields),
+        *_of_model(model),
+        model["manifest_sha256"].hex(),
+        device,
+        digest,
+        clean(fields["text"]),
+        words,
+        to_json(alternatives) if alternatives else "[]",
+        _json_of(tuple(reasons)),
+        to_json(extra) if extra else "{}",
+        retention,
+    )
+    return Offered(fields["captured_ms"], audio, digest, retention, values)
+
+
+def offered_message(device: str, message: Segment, payload: bytes) -> Offered:
+    """From a segment that was decoded as a whole."""
+    words = pack(json.loads(to_json(records(message.words))))
+    start = payload.index(message.audio)
+    audio = start, start + len(message.audio)
+    return offered(device, to_plain(message), words, audio, message.extra)
+
+
+def insert_segments(
+    db: Connection, rows: Sequence[Offered], *, now_ms: int, days_of: Callable[[str], int]
+) -> int:
+    """Those whose ids are new; -> how many."""
+    times = {
+        retention: (now_ms, now_ms + days_of(retention) * 86_400_000)
+        for retention in ("random", "selected")
     }
+    values = [row.values + times[row.retention] for row in rows]
+    return insert_values(db, segments, (*_OFFERED, "received_ms", "expires_ms"), values)
+
+
+@lru_cache(maxsize=1000)
+def _json_of(texts: tuple[str, ...]) -> str:
+    return to_json(texts)
 
 
 def part(device: str, message: Part, *, now_ms: int) -> Row:

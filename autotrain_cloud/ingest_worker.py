@@ -1,12 +1,14 @@
 """The process that has the store: it takes batches from a pipe and says what became of them.
 
-The shell (ingest_mqtt.py) talks to the broker, this process to the database; each has a core. Every
-request gets one reply, in their order. While a batch is being committed, which is mostly waiting
-for the disk, the next one is judged. When the shell ends, however it ends, so does this process.
+The shell (ingest_mqtt.py) talks to the broker and judges what comes, this process talks to the
+database and the disk; each has a core. The packets themselves stay in memory that both see; through
+the pipe goes what the shell made of them. Every request gets one reply, in their order. When the
+shell ends, however it ends, so does this process.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import queue
@@ -18,9 +20,10 @@ import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from autotrain_cloud.settings import CloudSettings
+from autotrain_cloud.slabs import Slabs
 from autotrain_cloud.store.outbox import Outgoing
 from edge_runtime.errors import ConfigError, StorageError
 
@@ -40,7 +43,7 @@ class Begin:
 class Commit:
     """Packets, and the outgoing rows that the broker has. Reply: Done or Unavailable."""
 
-    packets: Sequence[tuple[str, bytes]]
+    packets: Sequence[Placed]
     finished: Collection[int]
     now_ms: int
     claim: bool  # whether to look for what others want published
@@ -68,14 +71,36 @@ class Failed:
     reason: str
 
 
+class Placed(NamedTuple):
+    """A packet, judged, but for its payload: where that lies in the slabs."""
+
+    start: int
+    end: int
+    judged: tuple[Any, ...]
+
+    @classmethod
+    def at(cls, start: int, judged: Judged) -> Placed:
+        topic, payload, *rest = judged
+        return cls(start, start + len(payload), (topic, *rest))
+
+
 Request = Begin | Commit
 Reply = Done | Unavailable | Failed
+
+
+def collect_rarely() -> None:
+    """Has Python look for cycles among what it has made more seldom: in thousands of messages a
+    second there are none, and looking was a fifth of the time. What is there now is left out.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 10, 10)
 
 
 class Worker:
     """The process, from the shell's side."""
 
-    def __init__(self, settings: CloudSettings) -> None:
+    def __init__(self, settings: CloudSettings, slabs: Slabs) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
@@ -84,9 +109,10 @@ class Worker:
                     "-c",
                     f"from {__name__} import main; main()",
                     str(theirs.fileno()),
+                    str(slabs.fileno()),
                 ],
                 stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), slabs.fileno()],
             )
         self._pipe = Connection(ours.detach())
         self._pipe.send((settings, logging.getLogger().level))
@@ -119,9 +145,9 @@ class Worker:
         self._process.wait()
 
 
-def serve(pipe: Connection) -> None:
+def serve(pipe: Connection, slabs: Slabs) -> None:
     """The process, from the inside."""
-    from autotrain_cloud.ingest import Ingest
+    from autotrain_cloud.ingest import Ingest, Judged
     from autotrain_cloud.store import Store
     from autotrain_cloud.store.secrets import secret
     from autotrain_cloud.store.upkeep import Upkeep
@@ -131,15 +157,14 @@ def serve(pipe: Connection) -> None:
     except (EOFError, OSError):
         return
     logging.basicConfig(level=level, format="vitconformer: %(name)s: %(message)s")
-    requests: queue.SimpleQueue[tuple[Request, list[Judged]] | None] = queue.SimpleQueue()
+    requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
     reader = threading.Thread(target=_read, args=(pipe, requests), daemon=True)
     reader.start()
     store: Store | None = None
     upkeep: Upkeep | None = None
     ingest: Ingest | None = None
     try:
-        while (asked := requests.get()) is not None:
-            request, judged = asked
+        while (request := requests.get()) is not None:
             try:
                 if store is None or ingest is None or upkeep is None:
                     store = store or Store.open(settings.store)
@@ -147,10 +172,18 @@ def serve(pipe: Connection) -> None:
                     ingest = Ingest(store, settings.ingest, settings.retention)
                     upkeep = Upkeep(store, settings.retention)
                     upkeep.start()
-                if judged:
-                    upkeep.busy()
-                group = secret(store, "group") if isinstance(request, Begin) else ""
-                reply: Reply = Done(_answer(ingest, request, judged), group)
+                    collect_rarely()
+                reply: Reply
+                if isinstance(request, Begin):
+                    reply = Done(_begin(ingest, request), secret(store, "group"))
+                else:
+                    if request.packets:
+                        upkeep.busy()
+                    judged = [
+                        Judged(topic, slabs.memory[start:end], *rest)
+                        for start, end, (topic, *rest) in request.packets
+                    ]
+                    reply = Done(_commit(ingest, request, judged))
             except StorageError as error:
                 reply = Unavailable(str(error))
             except ConfigError as error:
@@ -165,26 +198,22 @@ def serve(pipe: Connection) -> None:
             store.close()
 
 
-def _read(
-    pipe: Connection, requests: queue.SimpleQueue[tuple[Request, list[Judged]] | None]
-) -> None:
+def _read(pipe: Connection, requests: queue.SimpleQueue[Request | None]) -> None:
     """Never waits for the other thread, so the shell never waits for long to be heard."""
-    from autotrain_cloud.ingest import judge
-
     try:
         while True:
-            request = pipe.recv()
-            packets = request.packets if isinstance(request, Commit) else ()
-            requests.put((request, [judge(topic, payload) for topic, payload in packets]))
+            requests.put(pipe.recv())
     except (EOFError, OSError):
         pass  # the shell has ended
     finally:
         requests.put(None)
 
 
-def _answer(ingest: Ingest, request: Request, judged: list[Judged]) -> list[Outgoing]:
-    if isinstance(request, Begin):
-        return ingest.begin(now_ms=request.now_ms, broker_forgot=request.broker_forgot)
+def _begin(ingest: Ingest, request: Begin) -> list[Outgoing]:
+    return ingest.begin(now_ms=request.now_ms, broker_forgot=request.broker_forgot)
+
+
+def _commit(ingest: Ingest, request: Commit, judged: list[Judged]) -> list[Outgoing]:
     outgoing = ingest.commit_judged(judged, now_ms=request.now_ms, finished=request.finished)
     if request.claim:
         outgoing += ingest.claim(now_ms=request.now_ms)
@@ -194,6 +223,7 @@ def _answer(ingest: Ingest, request: Request, judged: list[Judged]) -> list[Outg
 def main() -> None:
     """Of the process that `Worker` starts."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the shell's to handle; then the pipe ends
-    pipe = int(sys.argv[1])
+    pipe, memory = map(int, sys.argv[1:])
     os.set_inheritable(pipe, False)
-    serve(Connection(pipe))
+    os.set_inheritable(memory, False)
+    serve(Connection(pipe), Slabs(memory))

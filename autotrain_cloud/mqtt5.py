@@ -32,6 +32,9 @@ _STRINGS = {
 }
 
 
+Bytes = bytes | memoryview
+
+
 class ProtocolError(Exception):
     """The other side does not speak MQTT 5."""
 
@@ -44,12 +47,14 @@ def connect(
     username: str = "",
     session_s: int = 0,
     receive_maximum: int = 0,
+    maximum_packet_size: int = 0,
 ) -> bytes:
     """3.1: a will is retained and of QoS 1; with `session_s` the session of before goes on."""
     flags = (0 if session_s else 0x02) | (0x2C if will else 0) | (0x80 if username else 0)
     body = b"\x00\x04MQTT\x05" + bytes([flags]) + keepalive_s.to_bytes(2, "big")
     terms = b"\x11" + session_s.to_bytes(4, "big") if session_s else b""
     terms += b"\x21" + receive_maximum.to_bytes(2, "big") if receive_maximum else b""
+    terms += b"\x27" + maximum_packet_size.to_bytes(4, "big") if maximum_packet_size else b""
     body += bytes([len(terms)]) + terms + _text(client_id)
     if will:
         body += b"\x00" + _text(will[0]) + _binary(will[1])
@@ -77,8 +82,8 @@ PINGREQ = b"\xc0\x00"
 GOODBYE = b"\xe0\x00"  # 3.14: no will is published
 
 
-def received(body: bytes, first: int) -> tuple[int, str, bytes]:
-    """What a PUBLISH says (3.3): packet id or 0, topic, payload."""
+def received(body: Bytes, first: int) -> tuple[int, str, int]:
+    """What a PUBLISH says (3.3): packet id or 0, topic, where in `body` the payload begins."""
     topic, at = _read_text(body, 0)
     packet_id = 0
     if first & 0x06:
@@ -88,40 +93,42 @@ def received(body: bytes, first: int) -> tuple[int, str, bytes]:
         _, at = properties(body, at)
     else:
         at += 1
-    return packet_id, topic, body[at:]
+    return packet_id, topic, at
 
 
-def reason(body: bytes) -> int:
+def reason(body: Bytes) -> int:
     """Of a PUBACK or DISCONNECT after `body`'s packet id; a missing one is success (3.4.2.1)."""
     return body[2] if len(body) > 2 else 0
 
 
 def packets(buffer: bytearray) -> Iterator[tuple[int, bytes]]:
     """Takes whole packets from the front: first byte, and what follows the length."""
-    start, end = 0, len(buffer)
+    start = 0
     try:
         with memoryview(buffer) as view:
-            while end - start >= 2:
-                length, at = 0, start + 1
-                for shift in (0, 7, 14, 21):
-                    if at >= end:
-                        return
-                    low = view[at]
-                    length |= (low & 0x7F) << shift
-                    at += 1
-                    if low < 0x80:
-                        break
-                else:
-                    raise ProtocolError("a length of more than four bytes")
-                if end < at + length:
-                    return
-                first, start = view[start], at + length
+            while found := packet(view, start, len(buffer)):
+                first, at, start = found
                 yield first, bytes(view[at:start])
     finally:
         del buffer[:start]
 
 
-def properties(body: bytes, at: int) -> tuple[dict[int, int], int]:
+def packet(view: memoryview, start: int, end: int) -> tuple[int, int, int] | None:
+    """The packet that begins at `start`, if it is whole: first byte, and where what follows the
+    length begins, and ends (2.1)."""
+    length, at = 0, start + 1
+    for shift in (0, 7, 14, 21):
+        if at >= end:
+            return None
+        low = view[at]
+        length |= (low & 0x7F) << shift
+        at += 1
+        if low < 0x80:
+            return (view[start], at, at + length) if at + length <= end else None
+    raise ProtocolError("a length of more than four bytes")
+
+
+def properties(body: Bytes, at: int) -> tuple[dict[int, int], int]:
     """-> those that are numbers, and where what follows begins (2.2.2)."""
     length, at = _variable(body, at)
     end = at + length
@@ -161,14 +168,14 @@ def _binary(data: bytes) -> bytes:
     return len(data).to_bytes(2, "big") + data
 
 
-def _read_text(body: bytes, at: int) -> tuple[str, int]:
+def _read_text(body: Bytes, at: int) -> tuple[str, int]:
     end = at + 2 + int.from_bytes(body[at : at + 2], "big")
     if end > len(body):
         raise ProtocolError("a text that is cut off")
-    return body[at + 2 : end].decode(), end
+    return str(body[at + 2 : end], "utf-8"), end
 
 
-def _variable(body: bytes, at: int) -> tuple[int, int]:
+def _variable(body: Bytes, at: int) -> tuple[int, int]:
     value = 0
     for shift in (0, 7, 14, 21):
         value |= (body[at] & 0x7F) << shift

@@ -46,8 +46,8 @@ class IngestSettings:
 
     worker: str = "ingest-1"  # its client id: another for each worker, the same at every start
     group: str = ""  # workers of one group share the work; empty: a secret name in the store
-    batch: int = 128  # messages in one transaction, at most
-    receive_maximum: int = 256  # messages that the broker sends ahead of the store
+    batch: int = 500  # messages in one transaction, at most
+    receive_maximum: int = 1000  # messages that the broker sends ahead of the store
     check_consent: bool = True  # refuse what was recorded under a consent never granted
     register_devices: bool = True  # take in whoever has a certificate; no: only who is known
     segments_per_minute: float | None = None  # of one device

@@ -114,8 +114,8 @@ class Link(asyncio.Protocol):
     def _take(self, first: int, body: bytes) -> None:
         kind = first >> 4
         if kind == PUBLISH:
-            packet_id, topic, payload = received(body, first)
-            self._handler.received(topic, payload)
+            packet_id, topic, at = received(body, first)
+            self._handler.received(topic, body[at:])
             if packet_id:
                 self.write(puback(packet_id))
         elif kind == PUBACK:

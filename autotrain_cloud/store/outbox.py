@@ -9,15 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, or_, select, text, update
+from sqlalchemy import Connection, Row, or_, select, text, update
 
 from autotrain_cloud.store.schema import outbox
+from autotrain_cloud.store.sql import insert_returning, rows_in
 from edge_runtime.contract.codec import encode
 from edge_runtime.contract.messages import Message
 from edge_runtime.contract.topics import channel_of, topic_of
 
+_INSERTED = ("topic", "payload", "retain", "owner", "claimed_ms")
+_AT_ONCE = 200  # rows in a statement
 FORSAKEN_MS = 300_000  # then another worker takes over what one has claimed
 _LOCK = 7_305_003  # of PostgreSQL: one worker claims at a time
 
@@ -47,17 +51,13 @@ def post_encoded(
     """The same for rows of topic, payload, retain; -> the rows, for an owner that is at hand."""
     if not rows:
         return []
-    values = [
-        {
-            "topic": topic,
-            "payload": payload,
-            "retain": retain,
-            "owner": owner,
-            "claimed_ms": now_ms,
-        }
-        for topic, payload, retain in rows
-    ]
-    return [_outgoing(row) for row in db.execute(insert(outbox).returning(outbox), values)]
+    made: list[Outgoing] = []
+    for start in range(0, len(rows), _AT_ONCE):
+        some = rows[start : start + _AT_ONCE]
+        values = [(*row, owner, now_ms) for row in some]
+        found = insert_returning(db, outbox, _INSERTED, values, "number, topic, payload, retain")
+        made += sorted(map(_outgoing, found), key=attrgetter("number"))
+    return made
 
 
 def claim(db: Connection, owner: str, *, now_ms: int, limit: int = 200) -> list[Outgoing]:
@@ -85,7 +85,7 @@ def unfinished(db: Connection, owner: str) -> list[Outgoing]:
 def finish(db: Connection, numbers: Collection[int]) -> None:
     """These are with the broker."""
     if numbers:
-        db.execute(delete(outbox).where(outbox.c.number.in_(numbers)))
+        rows_in(db, "DELETE FROM outbox WHERE number IN {}", numbers)
 
 
 def _held(db: Connection, owner: str, now_ms: int) -> set[str]:
@@ -96,5 +96,5 @@ def _held(db: Connection, owner: str, now_ms: int) -> set[str]:
 
 def _outgoing(row: Row[Any]) -> Outgoing:
     return Outgoing(
-        number=row.number, topic=row.topic, payload=bytes(row.payload), retain=row.retain
+        number=row.number, topic=row.topic, payload=bytes(row.payload), retain=bool(row.retain)
     )

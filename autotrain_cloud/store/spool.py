@@ -2,50 +2,67 @@
 
     pack written ──> row in `blobs` ── doom ──> row in `holes` ── bury ──> nothing
 
-A segment's audio is in a pack before its rows are committed. What nothing refers to any more
-becomes a hole of its pack; a pack with holes is written anew without them, and then deleted. Every
-arrow can be cut off by a crash and is taken up again. A pack that no row knows, because its
-transaction was never committed, is found by `sweep`.
+A segment's audio is in a pack, on the disk, before its rows are committed. What nothing refers to
+any more becomes a hole of its pack; a pack with holes is written anew without them, and then
+deleted. Every arrow can be cut off by a crash and is taken up again. A pack that no row knows,
+because its transaction was never committed, is found by `sweep`.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, delete, select, text, update
 
 from autotrain_cloud.store import Store
-from autotrain_cloud.store.blobs import written_ms
+from autotrain_cloud.store.blobs import Bytes, new_pack, written_ms
 from autotrain_cloud.store.schema import blobs, holes, segments
-from autotrain_cloud.store.sql import insert_many
+from autotrain_cloud.store.sql import insert_many, insert_values
 
 LEAVE_MS = 3_600_000  # a pack that nobody knows may still be about to be committed
 _LOCK = 7_305_004  # of PostgreSQL: one process buries at a time
+_WRITER = ThreadPoolExecutor(1, "pack")
 
 
-def keep(db: Connection, store: Store, audio: Mapping[str, bytes], *, now_ms: int) -> str | None:
-    """Makes audio by its digest durable, what is not there already; -> the pack, if one was needed.
+class Writing(NamedTuple):
+    """Audio on its way to the disk, while the transaction that refers to it goes on."""
 
-    The pack is for nothing if this transaction is not committed. Raises StorageError.
+    pack: str
+    done: Future[str]  # to be waited for before the commit; fails with a StorageError
+
+
+def keep(
+    db: Connection, store: Store, audio: Mapping[str, Bytes], *, now_ms: int
+) -> Writing | None:
+    """Begins to make audio by its digest durable, what is not there already, if anything is not.
+
+    The pack is for nothing if this transaction is not committed.
     """
-    there = set(db.scalars(select(blobs.c.digest).where(blobs.c.digest.in_(list(audio)))))
-    new = {digest: data for digest, data in audio.items() if digest not in there}
+    pack = new_pack()
+    new = dict(audio)
+    if _insert(db, pack, new, now_ms) < len(new):
+        ours = delete(blobs).where(blobs.c.pack == pack).returning(blobs.c.digest)
+        found = set(db.scalars(ours))
+        new = {digest: data for digest, data in audio.items() if digest in found}
+        _insert(db, pack, new, now_ms)
     if not new:
         return None
-    pack = store.blobs.write(list(new.values()))
-    starts = accumulate((len(data) for data in new.values()), initial=0)
+    return Writing(pack, _WRITER.submit(store.blobs.write, list(new.values()), pack))
+
+
+def _insert(db: Connection, pack: str, audio: Mapping[str, Bytes], now_ms: int) -> int:
+    """Rows of a pack with these pieces, but for digests that are there; -> how many."""
+    starts = accumulate(map(len, audio.values()), initial=0)
     rows = [
-        {"digest": digest, "size": len(data), "created_ms": now_ms, "pack": pack, "start": start}
-        for (digest, data), start in zip(new.items(), starts, strict=False)
+        (digest, len(data), now_ms, pack, start)
+        for (digest, data), start in zip(audio.items(), starts, strict=False)
     ]
-    insert_many(db, blobs, rows)
-    if db.dialect.name == "postgresql":  # another worker may have been faster
-        ours = set(db.scalars(select(blobs.c.digest).where(blobs.c.pack == pack)))
-        insert_many(db, holes, [_hole(row) for row in rows if row["digest"] not in ours])
-    return pack
+    rows.sort()  # in one order, or two workers wait for each other
+    return insert_values(db, blobs, ("digest", "size", "created_ms", "pack", "start"), rows)
 
 
 def abandon(store: Store, pack: str) -> None:

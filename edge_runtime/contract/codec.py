@@ -16,15 +16,14 @@ from __future__ import annotations
 from typing import Any
 
 from edge_runtime.contract.fields import build_record, shown, to_plain
-from edge_runtime.contract.messages import MESSAGES, Message, Segment
+from edge_runtime.contract.glimpse import Bytes, Glimpse, check_rest, glimpse
+from edge_runtime.contract.messages import MESSAGES, Message
 from edge_runtime.contract.scan import scan
-from edge_runtime.contract.words import words_end
 from edge_runtime.errors import ConfigError, ContractError
 
 VERSION = 1
 MAX_PACKET_BYTES = 120_000  # AWS IoT takes 128 KiB, every other broker more
 MAX_MESSAGE_BYTES = 1_500_000  # of a message put together from parts
-_NO_WORDS = b"\x80"
 
 
 def encode(message: Message, *, limit: int = MAX_MESSAGE_BYTES) -> bytes:
@@ -52,23 +51,21 @@ def decode(
     return _message(_loads(data), allowed)
 
 
-def decode_but_words(
-    data: bytes, *, allowed: tuple[type[Message], ...] = (), limit: int = MAX_MESSAGE_BYTES
-) -> tuple[Message, bytes | None]:
-    """The same for a server that keeps words as they came: those of a segment as CBOR, and the
-    message without them; or None, and the whole message.
+def glance(data: Bytes, *, limit: int = MAX_MESSAGE_BYTES) -> tuple[dict[str, Any], Glimpse] | None:
+    """A segment for a server that keeps audio and words as they came: its fields, these two empty,
+    and where the two are in `data`.
 
-    What is accepted, and what is refused, is the same.
+    None where `decode` has to be asked: for other messages, rare segments, and what it refuses.
     """
-    if len(data) > limit:
-        raise ContractError(f"has {len(data)} bytes", expected=f"at most {limit}")
-    found = scan(data, words_end)
-    if found is not None:
-        start, end = found
-        message = _message(_parsed(data[:start] + _NO_WORDS + data[end:]), allowed)
-        if isinstance(message, Segment):
-            return message, data[start:end]
-    return _message(_parsed(data), allowed), None
+    found = glimpse(data) if len(data) <= limit else None
+    if found is None:
+        return None
+    try:
+        plain: dict[str, Any] = _parsed(found.rest)
+        check_rest(plain)
+    except ContractError:
+        return None
+    return plain, found
 
 
 def pack(plain: Any) -> bytes:

@@ -15,7 +15,6 @@ here, so the loop is written for speed: what messages are mostly made of comes f
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 
 from edge_runtime.contract.fields import MAX_DEPTH
 from edge_runtime.errors import ContractError
@@ -26,17 +25,8 @@ _DOUBLE = 0xFB
 _ORDER = "RFC 8949, section 4.2"
 
 
-_WORDS = b"\x65words"
-
-Skip = Callable[[bytes, int, int], int]  # data, position, count -> end of what is known, or 0
-
-
-def scan(data: bytes, skip: Skip | None = None) -> tuple[int, int] | None:
-    """Raises ContractError unless `data` is one item of the allowed kind and nothing else.
-
-    -> where the list `words` of the outermost map begins and ends, if `skip` knew its items.
-    """
-    skipped = None
+def scan(data: bytes) -> None:
+    """Raises ContractError unless `data` is one item of the allowed kind and nothing else."""
     end = len(data)
     position = 0
     left, key = 1, None  # items still to come here; the key before, in a map
@@ -49,7 +39,7 @@ def scan(data: bytes, skip: Skip | None = None) -> tuple[int, int] | None:
                     raise ContractError(
                         f"goes on for {end - position} bytes", expected="one CBOR item"
                     )
-                return skipped
+                return
             left, key, is_map = outer.pop()
         left -= 1
         if position >= end:
@@ -60,7 +50,7 @@ def scan(data: bytes, skip: Skip | None = None) -> tuple[int, int] | None:
             if 0x60 <= first < 0x78:
                 position += first - 0x5F
             elif first >> 5 == _TEXT:
-                length, position = _argument(data, position, end)
+                length, position = argument(data, position, end)
                 position += length
             else:
                 raise ContractError("has a key that is no text", expected="text keys")
@@ -87,32 +77,27 @@ def scan(data: bytes, skip: Skip | None = None) -> tuple[int, int] | None:
             if major > _TAG:
                 position = _float(data, position, end)
                 continue
-            argument, position = _argument(data, position, end)
+            number, position = argument(data, position, end)
             if major in (_BYTES, _TEXT):
-                position += argument
+                position += number
                 if position > end:
                     raise _cut()
             elif major in (_ARRAY, _MAP):
-                count = argument * 2 if major == _MAP else argument
+                count = number * 2 if major == _MAP else number
                 if count > end - position:
                     raise _cut()
-                if skip and key == _WORDS and len(outer) == 1 and major == _ARRAY:
-                    end_of_words = skip(data, position, count)
-                    if end_of_words:
-                        position, skipped = end_of_words, (start, end_of_words)
-                        continue
                 if len(outer) >= MAX_DEPTH:
                     raise ContractError("is nested too deeply", expected=f"{MAX_DEPTH} levels")
                 outer.append((left, key, is_map))
                 left, key, is_map = count, None, major == _MAP
             elif major == _TAG:
-                raise ContractError(f"has the tag {argument}", expected="no tags")
-            elif major and argument >> 63:
+                raise ContractError(f"has the tag {number}", expected="no tags")
+            elif major and number >> 63:
                 raise ContractError("is a number of 65 bits", expected="64 bits")
 
 
-def _argument(data: bytes, position: int, end: int) -> tuple[int, int]:
-    """-> the number in an item's head, position of what follows."""
+def argument(data: bytes | memoryview, position: int, end: int) -> tuple[int, int]:
+    """-> the number in an item's head, position of what follows. Raises ContractError."""
     minor = data[position] & 31
     position += 1
     if minor < 24:

@@ -64,8 +64,7 @@ class IngestProcess:
 
     def wait(self) -> None:
         """Until it takes messages."""
-        wait_until(lambda: "connected" in self.log)
-        time.sleep(0.5)  # its subscriptions follow at once
+        wait_until(lambda: "subscribed" in self.log)
 
     @property
     def log(self) -> str:

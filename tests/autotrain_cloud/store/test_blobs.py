@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
+import os
+import random
 import re
 import resource
 import threading
@@ -45,6 +49,30 @@ def test_a_pack_lies_by_its_day_and_each_piece_is_checked_when_it_is_read(tmp_pa
     blobs.delete(pack)
     with pytest.raises(StorageError, match="cannot be read"):
         blobs.read(pack, 0, 5, first)
+
+
+@pytest.mark.parametrize("refusing", [False, True])
+@pytest.mark.parametrize(
+    "sizes", [[1], [4095], [4096], [4097, 1], [(1 << 22) - 1, 1, 1], [1 << 22], [9_000_000, 300]]
+)
+def test_a_pack_is_whole_whatever_its_size_and_the_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: list[int], refusing: bool
+) -> None:
+    write, asked = os.write, []
+
+    def like_others(file: int, data: memoryview) -> int:  # that only take the flag, and less
+        if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_DIRECT:
+            asked.append(len(data))
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return write(file, data[:1_000_000])
+
+    if refusing:
+        monkeypatch.setattr(os, "write", like_others)
+    rng = random.Random(sum(sizes))
+    pieces = [rng.randbytes(size) for size in sizes]
+    pack = Blobs(str(tmp_path)).write([memoryview(piece) for piece in pieces])
+    assert (tmp_path / "packs" / pack).read_bytes() == b"".join(pieces)
+    assert len(asked) <= 1
 
 
 def test_an_object_store_does_the_same() -> None:
@@ -92,7 +120,7 @@ def test_while_the_place_does_not_answer_there_is_no_receipt_and_nothing_is_kept
 ) -> None:
     ingest = new_ingest(store)
 
-    def refuse(_: Blobs, __: object) -> str:
+    def refuse(*_: object) -> str:
         raise StorageError("down")
 
     with monkeypatch.context() as patch:
