@@ -228,7 +228,8 @@ class Pipeline:
     def _values(
         self, plan: Plan, results: Mapping[str, str], out: Path
     ) -> dict[str, str | tuple[str, ...]]:
-        values: dict[str, str | tuple[str, ...]] = dict(plan.settings)
+        values: dict[str, str | tuple[str, ...]] = {step.name: "" for step in steps.STEPS}
+        values |= plan.settings
         for name, paths in plan.inputs.items():
             values[name] = paths[0] if len(paths) == 1 else paths
         for name, key in results.items():

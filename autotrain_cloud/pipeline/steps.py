@@ -2,7 +2,7 @@
 
 A command is a template.  `{out}` is the step's own folder, `{select}` that of an earlier step, any
 other name an input or a setting of the run; a name that stands alone may be a list; `[ ... ]` is
-left out when a name in it is empty.  What a step needs is what its template mentions, so its result
+left out when a name in it is empty, as that of a step that was left out is.  What a step needs is what its template mentions, so its result
 is identified by a hash over the template, the inputs' contents, the settings, the results it builds
 on and the version of the code.  The same work is never done twice.
 """
@@ -43,6 +43,12 @@ class Step:
         """Every name in the template but `{out}`."""
         found = dict.fromkeys(_NAME.findall(self.command))
         return tuple(name for name in found if name != OUT)
+
+    @property
+    def required(self) -> frozenset[str]:
+        """Of these, what stands outside of [ ... ]."""
+        outside = re.sub(r"(?<!\S)\[\s.*?\s\](?!\S)", "", self.command)
+        return frozenset(_NAME.findall(outside)) - {OUT}
 
     def argv(self, values: Mapping[str, str | Sequence[str]]) -> tuple[str, ...]:
         """The command line. Raises ConfigError for a name that has no value."""
@@ -145,8 +151,8 @@ STEPS: tuple[Step, ...] = (
     Step(
         name="retrain",
         command="vitconformer train --recipe {recipe} --init {checkpoint} --tokenizer {tokenizer} "
-        "--train {features}/store --replay {replay_features}/store --noise {noise_features}/store "
-        "--threads {threads} --no-curves --out {out}/run [ --set {train_set} ]",
+        "--train {features}/store --replay {replay_features}/store "
+        "[ --noise {noise_features}/store ] --threads {threads} --no-curves --out {out}/run [ --set {train_set} ]",
         timeout_s=24 * 3600.0,
         tries=8,  # goes on from its last checkpoint
     ),
@@ -154,8 +160,7 @@ STEPS: tuple[Step, ...] = (
         name="interpolate",
         command="vitconformer interpolate --old {checkpoint} --new {retrain}/run "
         "--tokenizer {tokenizer} --target {dev_features}/store --guard {guard_features}/store "
-        "--noise {noise_features}/store "
-        "--tolerance {tolerance} --out {out}/model.safetensors --json",
+        "[ --noise {noise_features}/store ] --tolerance {tolerance} --out {out}/model.safetensors --json",
         makes=("model.safetensors",),
     ),
     Step(
@@ -232,8 +237,9 @@ def plan(commands: Mapping[str, str], names: Sequence[str]) -> tuple[Step, ...]:
             outlives=step.outlives,
         )  # fmt: skip
         there = {*names, *(earlier.name for earlier in found)}
+        optional = known.keys() - changed.required
         for need in changed.needs:
-            if need not in there:
+            if need not in there and need not in optional:
                 raise ConfigError(
                     f"commands.{step.name}: {{{need}}} is neither an input, a setting nor an "
                     "earlier step"

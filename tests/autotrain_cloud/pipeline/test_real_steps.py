@@ -42,6 +42,8 @@ keys = "keys"
 [commands]
 gather = ""
 label = ""
+noise = ""
+noise_features = ""
 select = "sh -c 'cp {replay} {out}/train.jsonl; cp {replay} {out}/dev.jsonl'"
 gate = ""
 """

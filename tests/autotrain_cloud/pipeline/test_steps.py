@@ -75,6 +75,12 @@ def test_a_command_may_be_replaced_or_left_out() -> None:
     replaced = {step.name: "" for step in steps.STEPS} | {"select": "pick {out}"}
     (only,) = plan(replaced, names)
     assert only.command == "pick {out}" and only.makes == ()
+    rest = {"gather": "", "label": "", "noise": "", "select": "pick {out}"}
+    (retrain,) = [s for s in plan(rest | {"noise_features": ""}, names) if s.name == "retrain"]
+    values = dict.fromkeys(retrain.needs, "x") | {"out": "o", "train_set": (), "noise_features": ""}
+    assert "--replay" in retrain.argv(values) and "--noise" not in retrain.argv(values)
+    with pytest.raises(ConfigError, match=r"commands\.noise_features: \{noise\} is neither"):
+        plan(rest, names)
     with pytest.raises(ConfigError, match=r"commands\.selct: no such step"):
         plan({"selct": "x"}, names)
     with pytest.raises(ConfigError, match=r"commands\.select: \{train\} is neither"):
