@@ -2,9 +2,10 @@
 
 A command is a template.  `{out}` is the step's own folder, `{select}` that of an earlier step, any
 other name an input or a setting of the run; a name that stands alone may be a list; `[ ... ]` is
-left out when a name in it is empty, as that of a step that was left out is.  What a step needs is what its template mentions, so its result
-is identified by a hash over the template, the inputs' contents, the settings, the results it builds
-on and the version of the code.  The same work is never done twice.
+left out when a name in it is empty, as that of a step that was left out is.  What a step needs is
+what its template mentions, so its result is identified by a hash over the template, the inputs'
+contents, the settings, the results it builds on and the version of the code.  The same work is
+never done twice.
 """
 
 from __future__ import annotations
@@ -152,7 +153,8 @@ STEPS: tuple[Step, ...] = (
         name="retrain",
         command="vitconformer train --recipe {recipe} --init {checkpoint} --tokenizer {tokenizer} "
         "--train {features}/store --replay {replay_features}/store "
-        "[ --noise {noise_features}/store ] --threads {threads} --no-curves --out {out}/run [ --set {train_set} ]",
+        "[ --noise {noise_features}/store ] --threads {threads} --no-curves "
+        "--out {out}/run [ --set {train_set} ]",
         timeout_s=24 * 3600.0,
         tries=8,  # goes on from its last checkpoint
     ),
@@ -160,7 +162,8 @@ STEPS: tuple[Step, ...] = (
         name="interpolate",
         command="vitconformer interpolate --old {checkpoint} --new {retrain}/run "
         "--tokenizer {tokenizer} --target {dev_features}/store --guard {guard_features}/store "
-        "[ --noise {noise_features}/store ] --tolerance {tolerance} --out {out}/model.safetensors --json",
+        "[ --noise {noise_features}/store ] --tolerance {tolerance} "
+        "--out {out}/model.safetensors --json",
         makes=("model.safetensors",),
     ),
     Step(
