@@ -62,7 +62,6 @@ class FeatureAugmentConfig:
     talkers: int = 6  # at most, in babble
     field: float = 0.5  # share of examples that get the noise of a fleet, where there is any
     field_snr_db: tuple[float, float] = (-3.0, 6.0)  # beside the ratio it was heard at
-    field_room: float = 0.5  # of these examples; who is heard beside noise is not close by
 
     p_channel: float = 0.6
     channel_db: float = 10.0  # of each knot of the curve, either way
@@ -138,12 +137,9 @@ class FeatureAugmenter:
         np.exp(log_mel, out=voice)
         voice[log_mel < _SILENT] = 0.0
         loudness = level(voice)
-        field = self._in_the_field(rng)
-        if rng.random() < (config.field_room if field else config.p_room):
+        if rng.random() < config.p_room:
             reverberate(energy, rng.uniform(*config.rt60_s), rng.uniform(*config.direct_to_late_db))
-        if loudness > 0 and field:
-            self._add_field_noise(energy, loudness, rng)
-        elif loudness > 0:
+        if loudness > 0:
             self._add_noise(energy, loudness, rng, babble)
         self._record(energy, rng)
         return np.log(np.maximum(energy, FLOOR_ENERGY, out=energy), out=energy)
@@ -166,22 +162,9 @@ class FeatureAugmenter:
         energy = np.zeros((frames, FEATURE_DIM), np.float32)
         if rng.random() < 0.8:
             # The mean square of speech is around 0.003; this is noise of speech up to 60 dB below.
-            loudness = 0.003 * 10 ** rng.uniform(-6, 0)
-            if self._in_the_field(rng):
-                self._add_field_noise(energy, loudness, rng)
-            else:
-                self._add_noise(energy, loudness, rng)
+            self._add_noise(energy, 0.003 * 10 ** rng.uniform(-6, 0), rng)
         self._record(energy, rng)
         return np.log(np.maximum(energy, FLOOR_ENERGY, out=energy), out=energy)
-
-    def _in_the_field(self, rng: np.random.Generator) -> bool:
-        return len(self.field) > 0 and rng.random() < self.config.field
-
-    def _add_field_noise(self, energy: Array, loudness: float, rng: np.random.Generator) -> None:
-        """Add to `energy` [frames, 80] in place a clip of what the fleet hears."""
-        heard = _piece(self.field[int(rng.integers(len(self.field)))], len(energy), rng)
-        snr = rng.uniform(*self.config.field_snr_db)  # dB beside that of the clip
-        energy += heard * np.float32(loudness / SPEECH_POWER * 10 ** (-snr / 10))
 
     def _add_noise(
         self,
@@ -192,6 +175,11 @@ class FeatureAugmenter:
     ) -> None:
         """Add to `energy` [frames, 80] in place what goes with speech of level `loudness`."""
         config = self.config
+        if len(self.field) and rng.random() < config.field:
+            heard = _piece(self.field[int(rng.integers(len(self.field)))], len(energy), rng)
+            snr = rng.uniform(*config.field_snr_db)
+            energy += heard * np.float32(loudness / SPEECH_POWER * 10 ** (-snr / 10))
+            return
         if rng.random() < config.p_noise:
             low, high = config.snr_db
             snr = low + (high - low) * np.sqrt(rng.random())

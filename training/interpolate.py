@@ -54,7 +54,7 @@ def under_noise(store: FeatureStore, noise: Sequence[NDArray[np.floating]]) -> F
     Args:
         noise: log-mel [frames, 80], as loud as beside speech of SPEECH_POWER.
     """
-    config = FeatureAugmentConfig(field=1.0, field_snr_db=(0.0, 0.0), field_room=0.0).scaled(0.0)
+    config = FeatureAugmentConfig(field=1.0, field_snr_db=(0.0, 0.0)).scaled(0.0)
     augment, rng = FeatureAugmenter(config, noise), np.random.default_rng(0)
     return store.altered([augment(features, rng) for features, _ in store])
 

@@ -205,7 +205,7 @@ def test_augmentation_starts_at_its_batch(plan: BatchPlan) -> None:
 def test_clips_of_a_fleet_are_laid_under_the_speech_of_others(
     plan: BatchPlan, stores: tuple[FeatureStore, ...], workers: int
 ) -> None:
-    always = FeatureAugmentConfig(field=1.0, noise_only=0.0, field_room=0.0).scaled(0.0)
+    always = FeatureAugmentConfig(field=1.0, noise_only=0.0).scaled(0.0)
     quiet = changed(plan, stores=stores[:1], augment=True, augment_config=always)
     noisy = changed(quiet, noise=stores[1:])
     for clean, loud in zip(take(quiet, 4), take(noisy, 4, workers=workers), strict=True):
