@@ -198,14 +198,15 @@ def _fields(entry: Entry) -> dict[str, Any]:
 def _hash(entry: Entry) -> str:
     fields = entry.to_json()
     del fields["hash"]
-    return hashlib.sha256(_canonical(fields)).hexdigest()
+    return hashlib.sha256(canonical(fields)).hexdigest()
 
 
 def _line(entry: Entry) -> bytes:
-    return _canonical(entry.to_json())
+    return canonical(entry.to_json())
 
 
-def _canonical(fields: Mapping[str, Any]) -> bytes:
+def canonical(fields: Mapping[str, Any]) -> bytes:
+    """JSON with sorted keys and no spaces: of what digests are. Raises ValueError for a NaN."""
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return text.encode("ascii")  # JSON escapes the rest
 

@@ -11,13 +11,13 @@ slices is for the reader, to whom all statements about them are shown together.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from autotrain_cloud.gate import rules
 from autotrain_cloud.gate.evidence import Evidence, Heard, Model, Rule, slices
+from autotrain_cloud.gate.ledger import canonical
 from autotrain_cloud.gate.settings import GateSettings
 
 SCHEMA_VERSION = 1
@@ -78,8 +78,7 @@ class Verdict:
     @property
     def digest(self) -> str:
         """SHA-256 of the JSON with sorted keys and no spaces."""
-        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256(canonical(self.to_json())).hexdigest()
 
 
 def decide(evidence: Evidence, settings: GateSettings) -> Verdict:

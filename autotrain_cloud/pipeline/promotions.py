@@ -29,8 +29,7 @@ def enter(path: Path, kind: str, who: str, body: Mapping[str, Any]) -> None:
 def verdict_digest(path: Path) -> str:
     """By which the ledger knows the verdict in a file. Raises ConfigError."""
     try:
-        verdict = json.loads(path.read_text("utf-8"))
+        verdict = ledger.canonical(json.loads(path.read_text("utf-8")))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: is no verdict: {error}") from error
-    text = json.dumps(verdict, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(verdict).hexdigest()

@@ -18,7 +18,7 @@ from edge_runtime.contract.fields import Check, Length, Pattern, Range, fields_o
 from edge_runtime.contract.messages import Segment
 from edge_runtime.contract.records import Alternative, Model, SpokenWord
 from edge_runtime.contract.scan import argument
-from edge_runtime.contract.words import numbers, words_end
+from edge_runtime.contract.words import key_of, numbers, words_end
 from edge_runtime.errors import ContractError
 
 Bytes = bytes | memoryview
@@ -128,9 +128,9 @@ def _audio_limit() -> int:
 def _steps() -> tuple[tuple[re.Pattern[bytes], str], ...]:
     """Patterns in the order of the encoding, and what comes after each that is not in one."""
     fields: list[tuple[bytes, Any]] = [
-        (_key(field.name), field.hint) for field in fields_of(Segment)
+        (key_of(field.name), field.hint) for field in fields_of(Segment)
     ]
-    fields += [(_key("v"), b"\x01"), (_key("type"), _head(3, len("segment")) + b"segment")]
+    fields += [(key_of("v"), b"\x01"), (key_of("type"), _head(3, len("segment")) + b"segment")]
     steps = []
     pattern = re.escape(_head(5, len(fields)))
     for key, hint in sorted(fields, key=lambda field: field[0]):
@@ -180,17 +180,13 @@ def _value(hint: Any) -> bytes:
         return _any(re.escape(_head(4, n)) + b"(?:%b){%d}" % (_value(item), n) for n in counts)
     if hint is bool:
         return b"[\\xf4\\xf5]"
-    fields = sorted((_key(field.name), field.hint) for field in fields_of(hint))
+    fields = sorted((key_of(field.name), field.hint) for field in fields_of(hint))
     values = b"".join(re.escape(key) + _value(hint) for key, hint in fields)
     return re.escape(_head(5, len(fields))) + values
 
 
 def _any(choices: Any) -> bytes:
     return b"(?:%b)" % b"|".join(choices)
-
-
-def _key(name: str) -> bytes:
-    return _head(3, len(name)) + name.encode()
 
 
 def _head(major: int, number: int) -> bytes:

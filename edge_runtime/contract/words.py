@@ -49,14 +49,15 @@ def _end(data: bytes | memoryview, position: int, count: int, character: bytes) 
 @cache
 def _pattern(count: int, character: bytes) -> re.Pattern[bytes]:
     """So many words, one after the other; their texts are a group."""
-    fields = sorted((_key(field.name), field.hint) for field in fields_of(SpokenWord))
+    fields = sorted((key_of(field.name), field.hint) for field in fields_of(SpokenWord))
     word = bytes([0xA0 + len(fields)]) + b"".join(
         re.escape(key) + _value(hint, character) for key, hint in fields
     )
     return re.compile(b"(?:%b){%d}" % (word, count), re.DOTALL)
 
 
-def _key(name: str) -> bytes:
+def key_of(name: str) -> bytes:
+    """A field's name, of less than 24 bytes, as CBOR."""
     return bytes([0x60 + len(name)]) + name.encode()
 
 

@@ -9,11 +9,13 @@ from fastapi.testclient import TestClient
 from sqlalchemy import insert
 
 from autotrain_cloud import api_tokens
+from autotrain_cloud.plain import to_json
+from autotrain_cloud.rollout.controller import Rollout
 from autotrain_cloud.service import journal
 from autotrain_cloud.service.watch import set_slice
 from autotrain_cloud.store import Store, consents
 from autotrain_cloud.store.lineage import Member, add_dataset, add_label, add_model
-from autotrain_cloud.store.schema import alarms
+from autotrain_cloud.store.schema import alarms, rollouts
 from tests.autotrain_cloud.fleet import NOW, birth, new_ingest, packet, segment, telemetry
 
 SEGMENTS = 12
@@ -91,3 +93,13 @@ def fill(store: Store) -> None:
             }  # fmt: skip
             db.execute(insert(alarms), row)
         journal.note(db, "alarm", "en/kitchen", "it fell", now_ms=NOW)
+
+
+def begin(store: Store, rollout: Rollout) -> None:
+    """A rollout of which nothing has been written down yet."""
+    row = {
+        "id": rollout.plan.id, "state": "running", "plan": to_json(rollout.plan), "bundle": "b",
+        "previous": "a", "created_ms": NOW, "changed_ms": NOW,
+    }  # fmt: skip
+    with store.begin() as db:
+        db.execute(insert(rollouts), row)

@@ -9,24 +9,15 @@ from sqlalchemy import delete, insert, select, update
 
 from autotrain_cloud.api import reads
 from autotrain_cloud.api.progress import Replays
-from autotrain_cloud.plain import to_json
 from autotrain_cloud.rollout.controller import Rollout
 from autotrain_cloud.rollout.log import Entry
 from autotrain_cloud.store import Store
-from autotrain_cloud.store.schema import rollout_log, rollouts
+from autotrain_cloud.store.schema import rollout_log
 from benchmarks.api_store import rolled_out
+from tests.autotrain_cloud.api.fleet import begin
 from tests.autotrain_cloud.fleet import NOW
 
 DEVICES = [f"kitchen-{number:05}" for number in range(60)]
-
-
-def begin(store: Store, rollout: Rollout) -> None:
-    row = {
-        "id": rollout.plan.id, "state": "running", "plan": to_json(rollout.plan), "bundle": "b",
-        "previous": "a", "created_ms": NOW, "changed_ms": NOW,
-    }  # fmt: skip
-    with store.begin() as db:
-        db.execute(insert(rollouts), row)
 
 
 def add(store: Store, id: str, entries: list[Entry]) -> None:

@@ -7,15 +7,13 @@ import logging
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import insert
 
 from autotrain_cloud.api import server
 from autotrain_cloud.api.app import create_app
-from autotrain_cloud.plain import to_json
 from autotrain_cloud.settings import ApiSettings
 from autotrain_cloud.store import Store
-from autotrain_cloud.store.schema import rollouts
 from benchmarks.api_store import rolled_out
+from tests.autotrain_cloud.api.fleet import begin
 from tests.autotrain_cloud.fleet import NOW
 
 
@@ -29,12 +27,7 @@ def thawed() -> Iterator[None]:
 
 def test_queue_and_rollouts_are_at_hand_and_the_collector_leaves_them_alone(small: Store) -> None:
     rollout, _ = rolled_out(1, ["kitchen-00001"], NOW, ends=True)
-    row = {
-        "id": rollout.plan.id, "state": "draft", "plan": to_json(rollout.plan), "bundle": "b",
-        "previous": "a", "created_ms": NOW, "changed_ms": NOW,
-    }  # fmt: skip
-    with small.begin() as db:
-        db.execute(insert(rollouts), row)
+    begin(small, rollout)
     services = create_app(small, ApiSettings()).state.services
     services.warm()
     [queue] = services.queues._made.values()
