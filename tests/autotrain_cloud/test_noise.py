@@ -54,8 +54,8 @@ def test_a_clip_is_as_loud_as_it_was_beside_the_speech_however_loud_both_were(
     room = fan(len(said)) * np.float32(np.sqrt(SPEECH_POWER / 10 ** (snr_db / 10)))
     clips = heard_between(gain * (said + room))
     heard = power(np.concatenate(clips))
-    # Speech is measured from its first loud frame to its last, 1.3 dB above the whole sentence; below
-    # 0 dB some noise stands out too and widens that span, so that it comes out 2.4 dB too low.
+    # Speech is measured from its first loud frame to its last, 1.3 dB above the whole sentence;
+    # below 0 dB some noise stands out too and widens that span: then it comes out 2.4 dB too low.
     assert decibel(SPEECH_POWER / heard) == pytest.approx(snr_db, abs=2.5)
 
 
