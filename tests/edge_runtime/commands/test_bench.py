@@ -83,4 +83,4 @@ def test_the_timer_changes_no_word_and_charges_the_right_part(folder: Path) -> N
     features.push(say("t20 t35 t50"))
     spent = time.process_time() - begin
     assert timer.seconds["graph"] == before["graph"]
-    assert timer.seconds["features"] - before["features"] == pytest.approx(spent, rel=0.5)
+    assert 0 < timer.seconds["features"] - before["features"] <= spent
