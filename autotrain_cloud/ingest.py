@@ -24,7 +24,7 @@ from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import wait
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, delete, func, select
 
@@ -83,8 +83,12 @@ class Refusal:
     permanent: bool = True
 
 
+# Of a segment that was recognised: all but its payload, plain, so that it can be sent on.
+Sketch = tuple[Any, ...]
+
+
 class Judged(NamedTuple):
-    """A packet, as far as it can be judged by itself. Another process may have done it."""
+    """A packet, as far as it can be judged by itself."""
 
     topic: str
     payload: Bytes
@@ -96,26 +100,36 @@ class Judged(NamedTuple):
     segment: rows.Offered | None = None  # in place of a message
 
 
-def judge(topic: str, payload: Bytes) -> Judged:
+def sketch(topic: str, payload: Bytes) -> Sketch | None:
+    """Of a segment in which nothing is wrong, if that can be seen at a glance; else `judge` it."""
+    try:
+        channel, device = parse_topic(topic)
+    except ContractError:
+        return None
+    seen = glance(payload) if Segment in channel.carries and channel.writer == "device" else None
+    if seen is None:
+        return None
+    fields, found = seen
+    if hashlib.sha256(payload[found.audio]).digest() != fields["audio_sha256"]:
+        return None
+    audio, words = (found.audio.start, found.audio.stop), (found.words.start, found.words.stop)
+    offered = rows.offered(device or "", fields, audio)
+    return (device, fields["id"], fields["consent"], words, *offered[:-1])
+
+
+def judge(topic: str, payload: Bytes, sketched: Sketch | None = None) -> Judged:
     """What a packet is, and whether anything in it is wrong. Raises nothing."""
-    device = None
+    if found := sketched or sketch(topic, payload):
+        device, id, consent, (start, end), *row = found
+        offered = rows.Offered._make((*row, bytes(payload[start:end])))
+        return Judged(topic, payload, device, None, id, consent, None, offered)
+    device, payload = None, bytes(payload)
     try:
         channel, device = parse_topic(topic)
         if channel.writer != "device":
             raise ContractError(f"is {channel.name}", field="topic", expected="a device's topic")
-        if Segment in channel.carries and (seen := glance(payload)) is not None:
-            fields, found = seen
-            words = bytes(payload[found.words])
-            audio = found.audio.start, found.audio.stop
-            offered = rows.offered(device or "", fields, words, audio, None)
-            digest = fields["audio_sha256"]
-            return _judge_segment(
-                topic, payload, device, fields["id"], fields["consent"], digest, offered
-            )
-        payload = bytes(payload)
         message = decode(payload, allowed=channel.carries)
     except ContractError as error:
-        payload = bytes(payload)
         large = len(payload) > MAX_MESSAGE_BYTES
         newer = error.field == "v"  # this side is to be updated, and then takes it
         reason = "too-large" if large else "unsupported" if newer else "malformed"
@@ -136,22 +150,13 @@ def _id_at_front(payload: bytes) -> str | None:
 
 def _judge_message(topic: str, payload: bytes, device: str | None, message: Message) -> Judged:
     if isinstance(message, Segment):
+        refusal = None
+        if hashlib.sha256(message.audio).digest() != message.audio_sha256:
+            refusal = Refusal("digest-mismatch", "audio_sha256 is that of other audio")
         offered = rows.offered_message(device or "", message, payload)
-        digest = message.audio_sha256
-        return _judge_segment(topic, payload, device, message.id, message.consent, digest, offered)
+        return Judged(topic, payload, device, None, message.id, message.consent, refusal, offered)
     id = message.id if isinstance(message, Part | Lost) else None
     return Judged(topic, payload, device, message, id)
-
-
-def _judge_segment(
-    topic: str, payload: Bytes, device: str | None, id: str, consent: str, digest: bytes,
-    offered: rows.Offered,
-) -> Judged:  # fmt: skip
-    refusal = None
-    start, end = offered.audio
-    if hashlib.sha256(payload[start:end]).digest() != digest:
-        refusal = Refusal("digest-mismatch", "audio_sha256 is that of other audio")
-    return Judged(topic, payload, device, None, id, consent, refusal, offered)
 
 
 class Ingest:
@@ -182,7 +187,7 @@ class Ingest:
     def commit_judged(
         self, judged: list[Judged], *, now_ms: int, finished: Collection[int] = ()
     ) -> list[Outgoing]:
-        """The same for packets that have been judged, which another process can do before."""
+        """The same for packets that have been judged."""
         try:
             return self._transaction(judged, now_ms, finished)
         except StorageError:

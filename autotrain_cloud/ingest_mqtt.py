@@ -1,6 +1,6 @@
 """The shell of the ingest: MQTT on one side, the process with the store on the other.
 
-One thread and no locks: packets are judged and collected while the store works on the batches
+One thread and no locks: packets are looked at and collected while the store works on the batches
 before, so these grow with the load; a packet is acknowledged after its batch is committed, and what
 the store wants published is published then. What the broker may send unacknowledged (Receive
 Maximum) bounds what is collected.
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotrain_cloud import mqtt5
-from autotrain_cloud.ingest import judge
+from autotrain_cloud.ingest import sketch
 from autotrain_cloud.ingest_worker import (
     Begin,
     Commit,
@@ -203,8 +203,8 @@ class Shell:
         self._tell(_Asked(request, [id for id, _ in taken], self._connection))
 
     def _release(self, request: Begin | Commit) -> None:
-        for packet in request.packets if isinstance(request, Commit) else ():
-            self._slabs.release(packet.start)
+        for start, *_ in request.packets if isinstance(request, Commit) else ():
+            self._slabs.release(start)
 
     def _tell(self, asked: _Asked) -> None:
         try:
@@ -263,7 +263,7 @@ class Shell:
         body = self._slabs.memory[start:end]
         if kind == mqtt5.PUBLISH:
             id, topic, at = mqtt5.received(body, first)
-            self._arrived.append((id, Placed.at(start + at, judge(topic, body[at:]))))
+            self._arrived.append((id, (start + at, end, topic, sketch(topic, body[at:]))))
             self._slabs.hold(start + at)
         elif kind == mqtt5.PUBACK:
             self._acknowledged(int.from_bytes(body[:2], "big"), mqtt5.reason(body))
@@ -311,8 +311,8 @@ class Shell:
     def _hang_up(self) -> None:
         link, self._link = self._link, None
         self._is_up = False
-        for _, packet in self._arrived:
-            self._slabs.release(packet.start)
+        for _, (start, *_) in self._arrived:
+            self._slabs.release(start)
         self._arrived.clear()
         self._outgoing.clear()
         self._handed.clear()

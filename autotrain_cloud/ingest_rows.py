@@ -55,7 +55,6 @@ _OFFERED = (
     "device",
     "audio",
     "text",
-    "words",
     "alternatives",
     "reasons",
     "extra",
@@ -97,12 +96,13 @@ class Offered(NamedTuple):
     digest: str  # of the audio
     retention: str
     values: tuple[Any, ...]  # of `_OFFERED`
+    words: bytes = b""  # as CBOR
 
 
 def offered(
-    device: str, fields: Mapping[str, Any], words: bytes, audio: tuple[int, int], extra: Any
+    device: str, fields: Mapping[str, Any], audio: tuple[int, int], extra: Any = None
 ) -> Offered:
-    """From the plain fields of a segment; `words` as CBOR."""
+    """From the plain fields of a segment, but for its words."""
     digest = fields["audio_sha256"].hex()
     reasons = fields["reasons"]
     retention = "random" if "random" in reasons else "selected"
@@ -115,7 +115,6 @@ def offered(
         device,
         digest,
         clean(fields["text"]),
-        words,
         to_json(alternatives) if alternatives else "[]",
         _json_of(tuple(reasons)),
         to_json(extra) if extra else "{}",
@@ -129,7 +128,7 @@ def offered_message(device: str, message: Segment, payload: bytes) -> Offered:
     words = pack(json.loads(to_json(records(message.words))))
     start = payload.index(message.audio)
     audio = start, start + len(message.audio)
-    return offered(device, to_plain(message), words, audio, message.extra)
+    return offered(device, to_plain(message), audio, message.extra)._replace(words=words)
 
 
 def insert_segments(
@@ -140,8 +139,8 @@ def insert_segments(
         retention: (now_ms, now_ms + days_of(retention) * 86_400_000)
         for retention in ("random", "selected")
     }
-    values = [row.values + times[row.retention] for row in rows]
-    return insert_values(db, segments, (*_OFFERED, "received_ms", "expires_ms"), values)
+    values = [(*row.values, row.words, *times[row.retention]) for row in rows]
+    return insert_values(db, segments, (*_OFFERED, "words", "received_ms", "expires_ms"), values)
 
 
 @lru_cache(maxsize=1000)
