@@ -97,7 +97,7 @@ bench-int8: $(STAMPS)/dev ## Measure INT8 against float; the last line says it i
 	@$(BIN)/python benchmarks/int8.py $(ARGS)
 
 loop: $(STAMPS)/dev ## Run the whole fleet loop here: drift, alarm, retraining, gate, rollout; half an hour
-	$(call debian,wordnet-base)
+	$(call debian,wordnet-base asterisk-core-sounds-en asterisk-core-sounds-en-g722)
 	@$(BIN)/python -m benchmarks.loop $(ARGS)
 
 results: $(STAMPS)/dev ## Write docs/results.md and the README's table from benchmarks/results/

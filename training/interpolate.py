@@ -26,6 +26,7 @@ from training.tokenizer import Tokenizer
 
 CHUNK = 8  # tokens of 40 ms: the 320 ms that devices run by default
 _FLOOR = 1e-3  # below this error rate, differences are too few words to divide by it
+_MANY_WORDS = 300  # a target of fewer weighs less: a word more or less is too much of its rate
 
 Rates: TypeAlias = Mapping[str, float]  # store -> word error rate
 
@@ -75,10 +76,16 @@ class Point:
     alpha: float
     target: Rates
     guard: Rates
+    words: Mapping[str, int]  # of each target's texts
 
     def gain(self, old: Point) -> float:
         """How much lower the error rates of the targets are than the old model's: 0.3 is 30 %."""
-        return 1 - _relative(self.target, old.target)
+        weights = {name: min(max(count, 1), _MANY_WORDS) for name, count in self.words.items()}
+        left = (
+            weights[name] * rate / max(old.target[name], _FLOOR)
+            for name, rate in self.target.items()
+        )
+        return 1 - sum(left) / sum(weights.values())
 
     def worst_loss(self, old: Point) -> float:
         """By how much the error rate of the worst guard rose, relative to the old model's."""
@@ -90,10 +97,6 @@ class Point:
             "gain": round(self.gain(old), 4),
             "worst_loss": round(self.worst_loss(old), 4),
         }
-
-
-def _relative(now: Rates, then: Rates) -> float:
-    return sum(now[name] / max(then[name], _FLOOR) for name in then) / len(then)
 
 
 def choose(points: Sequence[Point], *, tolerance: float) -> Point:
@@ -118,12 +121,14 @@ def walk(
 ) -> list[Point]:
     """Measures the old model and every alpha, in rising order."""
     points = []
+    words = {n: sum(len(text.split()) for text in store.texts) for n, store in target.items()}
     for alpha in sorted({0.0, *alphas}):
         encoder = interpolate(old, new, alpha)
 
         def rates(stores: Mapping[str, FeatureStore], encoder: Encoder = encoder) -> Rates:
             return {n: word_error_rate(encoder, store, tokenizer) for n, store in stores.items()}
 
-        points.append(Point(alpha=alpha, target=rates(target), guard=rates(guard)))
-        progress(points[-1])
+        point = Point(alpha=alpha, target=rates(target), guard=rates(guard), words=words)
+        points.append(point)
+        progress(point)
     return points

@@ -35,7 +35,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--scenario", choices=tuple(SCENARIOS), default="voice",
         help="; ".join(f"{one.name}: {one.what}" for one in SCENARIOS.values()),
     )  # fmt: skip
-    parser.add_argument("--speech", type=Path, help="manifest of the scenario `readers`")
+    parser.add_argument(
+        "--speech", type=Path, help="manifest of people for `readers` (default: one, of Debian)"
+    )
     parser.add_argument("--speed", type=float, default=4.0, help="times real time (default: 4)")
     parser.add_argument("--steps", type=int, default=200, help="of training (default: 200)")
     parser.add_argument(
@@ -58,7 +60,7 @@ def main() -> int:
     configure(parser)
     args = parser.parse_args()
     scenario = SCENARIOS[args.scenario]
-    if scenario.real != (args.speech is not None):
+    if args.speech is not None and not scenario.real:
         parser.error("--speech goes with --scenario readers")
     out = args.out.resolve()
     speech = Speech(out / "sets", scenario)

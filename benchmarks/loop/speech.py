@@ -20,7 +20,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from benchmarks.loop import sentences
+from benchmarks.loop import prompts, sentences
 from edge_runtime.manifest import Utterance, read_manifest
 from training.augment import add_noise, make_noise, reverberate, room_response
 
@@ -48,7 +48,7 @@ class Scenario:
     voices: str = KNOWN
     office: bool = False  # its sentences, not those about everything
     noisy: bool = False
-    real: bool = False  # from a manifest
+    real: bool = False  # a person's, from a manifest or the prompts
 
 
 SCENARIOS = {
@@ -57,7 +57,7 @@ SCENARIOS = {
         Scenario("voice", "a voice that the model was never trained on", voices="flite-rms"),
         Scenario("noise", "known voices beside an extractor hood", voices=TAUGHT, noisy=True),
         Scenario("vocabulary", "known voices talk about modern things", voices=TAUGHT, office=True),
-        Scenario("readers", "people read from books", real=True),
+        Scenario("readers", "a person whom the model has not met", real=True),
     )
 }
 
@@ -100,7 +100,7 @@ class Speech:
         return self.folder / "shared" / "noise" / "manifest.jsonl"
 
     def make(self, counts: Counts, manifest: Path | None = None) -> None:
-        """What is not there yet. `manifest`: real speech, dealt to the scenario's own sets."""
+        """What is not there yet. `manifest`: real speech for `readers`, in place of the prompts."""
         general = sentences.examples()
         for place, name in enumerate((*SHARED, *OWN)):
             if self.manifest(name).exists() or (self.scenario.real and name in OWN):
@@ -120,8 +120,7 @@ class Speech:
                 lines = [self._in_the_kitchen(name, number, u) for number, u in enumerate(lines)]
             self._write(name, lines)
         if self.scenario.real:
-            assert manifest is not None
-            self._deal(manifest)
+            self._deal([*read_manifest(manifest)] if manifest else self._prompts())
         self._nobody_speaks()
 
     def _spoken(
@@ -151,9 +150,16 @@ class Speech:
         soundfile.write(path, add_noise(samples, noise, NOISE_SNR_DB), rate)
         return line | {"audio_filepath": str(path)}
 
-    def _deal(self, manifest: Path) -> None:
-        """Utterances of a manifest to what is played, the gate and the report."""
-        found = sorted(read_manifest(manifest), key=lambda u: str(u.audio_filepath))
+    def _prompts(self) -> list[Utterance]:
+        found = []
+        for path, text in prompts.decode_to(self._folder("prompts")):
+            seconds = soundfile.info(path).duration
+            found.append(Utterance(path, seconds, text, speaker=prompts.SPEAKER))
+        return found
+
+    def _deal(self, found: list[Utterance]) -> None:
+        """Utterances to what is played, the gate and the report."""
+        found.sort(key=lambda u: str(u.audio_filepath))
         random.Random(0).shuffle(found)
         shares = {"held-out": 0.25, "target": 0.25, "drift-play": 0.5}
         start = 0.0

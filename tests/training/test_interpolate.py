@@ -62,7 +62,12 @@ def test_the_choice_gains_most_of_all_that_lose_little(
     rates: list[tuple[float, float, float]], tolerance: float
 ) -> None:
     points = [
-        Point(alpha=number / len(rates), target={"t": target}, guard={"a": a, "b": b})
+        Point(
+            alpha=number / len(rates),
+            target={"t": target},
+            guard={"a": a, "b": b},
+            words={"t": 1000},
+        )
         for number, (target, a, b) in enumerate(rates)
     ]
     old, best = points[0], choose(points, tolerance=tolerance)
@@ -72,6 +77,19 @@ def test_the_choice_gains_most_of_all_that_lose_little(
     for point in points:
         if point.worst_loss(old) <= tolerance:
             assert best.gain(old) >= point.gain(old)
+
+
+def test_a_target_of_few_words_does_not_outvote_one_of_many() -> None:
+    words = {"many": 5000, "some": 400, "three": 22}
+    old = Point(alpha=0.0, target=dict.fromkeys(words, 0.5), guard={}, words=words)
+    lucky = Point(
+        alpha=0.5, target={"many": 0.45, "some": 0.45, "three": 0.1}, guard={}, words=words
+    )
+    better = Point(
+        alpha=1.0, target={"many": 0.4, "some": 0.4, "three": 0.4}, guard={}, words=words
+    )
+    assert choose([old, lucky, better], tolerance=0.0) == better
+    assert better.gain(old) == pytest.approx(0.2)
 
 
 @pytest.fixture(scope="module")
