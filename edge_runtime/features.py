@@ -4,46 +4,49 @@
     frames = stream.push(samples)     # f32 [n]  ->  f32 [frames, 80], those newly complete
     frames = stream.finish()          # the rest
 
-Both front ends are kaldi-native-fbank's, with 25 ms frames, FFT 512 and Slaney mel bins 0-8000 Hz:
+Frames of 25 ms, pre-emphasis 0.97, an FFT of 512 points, power, 80 Slaney mel bins over 0-8000 Hz:
 
-* `knf_nemo` is what sherpa-onnx 2.0.1 feeds to NeMo CTC models, so that a model trained here meets
-  the same features in stock software. Frame i is centred on sample 160·i + 80.
-* `nemo_exact` is what NeMo itself computes. It differs in four places: frame i is centred on sample
-  160·i, the Hann window is symmetric, pre-emphasis runs over the whole signal instead of inside
-  each frame, and the logarithm is log(x + 2^-24). There are n // 160 frames, as in NeMo 2.
+* `knf_nemo` is what sherpa-onnx 2.0.1 feeds to NeMo CTC models with kaldi-native-fbank, so that a
+  model trained here meets the same features in stock software. Frame i is centred on sample
+  160·i + 80, both ends of the signal are mirrored, the Hann window is periodic, and the logarithm
+  is log(max(x, 2^-23)). There are (n + 80) // 160 frames.
+* `nemo_exact` is what NeMo itself computes. Frame i is centred on sample 160·i, the emphasised
+  signal has zeros around it, the window is symmetric, and the logarithm is log(x + 2^-24). There
+  are n // 160 frames, as in NeMo 2.
 
-However the samples are cut into pushes, the frames are the same to the last bit: the library sees
-one growing signal, and the pre-emphasis done here is elementwise. Frames already handed out are
-dropped, so memory does not grow with the stream.
+The library takes three times as long, a third of it to take samples one by one (docs/adr/0010).
+Here everything is float64, so what is different is what float32 loses there: 1e-6 in the median.
+
+However the samples are cut into pushes, the frames are the same to the last bit: nothing is used
+whose rounding depends on how many frames are computed together, as that of a matrix product may.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from edge_runtime.contract.bundle import FRAME_MS, FRONTENDS
-from edge_runtime.errors import AudioError, BundleIncompatible, ConfigError
-
-if TYPE_CHECKING:
-    import kaldi_native_fbank as knf
+from edge_runtime.errors import AudioError, BundleIncompatible
 
 SAMPLE_RATE = 16_000  # Hz
 FEATURE_DIM = 80  # mel bins
 FRAME_SHIFT = SAMPLE_RATE * FRAME_MS // 1000  # samples
 MAX_SAMPLE = 1e6  # far above int16 read as float; beyond 1e16 the power would overflow to infinity
-_PREEMPHASIS = np.float32(0.97)
+_FRAME = 400  # samples
+_FFT = 512
+_AT_ONCE = 32  # frames, so that they stay in the cache
+_PREEMPHASIS = float(np.float32(0.97))
+_BEYOND = 200  # samples after the end of the signal that its last frame may need
 
-# nemo_exact in kaldi's framing: with the signal delayed by 400 samples, kaldi's frame i + 2 is
-# centred on our sample 160·i, and no frame that is kept touches kaldi's mirrored signal start.
-_NEMO_DELAY, _NEMO_SKIP = 400, 2
+Signal = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Frontend:
     """A feature definition. Immutable and shared; `stream()` makes the state of one stream."""
 
@@ -51,48 +54,71 @@ class Frontend:
 
     def stream(self) -> FeatureStream:
         """A fresh stream."""
-        return FeatureStream(exact=self.name == "nemo_exact")
+        return FeatureStream(self)
 
     def compute(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         """All frames of a whole signal: f32 [n] -> f32 [frames, 80]."""
         stream = self.stream()
         return np.concatenate([stream.push(samples), stream.finish()])
 
+    @cached_property
+    def is_exact(self) -> bool:
+        return self.name == "nemo_exact"
+
+    @cached_property
+    def lead(self) -> int:
+        """Samples of the first frame that are before the signal."""
+        return 200 if self.is_exact else 120
+
+    @cached_property
+    def window(self) -> Signal:
+        """Hann's, f64 [400]. Its first value is 0, so what precedes a frame does not matter."""
+        period = _FRAME - 1 if self.is_exact else _FRAME
+        return 0.5 - 0.5 * np.cos(2 * np.pi / period * np.arange(_FRAME))
+
+    def count(self, samples: int) -> int:
+        """Frames of a signal of so many samples."""
+        return (samples + (0 if self.is_exact else FRAME_SHIFT // 2)) // FRAME_SHIFT
+
+    def log_mel(self, frames: Signal) -> NDArray[np.float32]:
+        """f64 [n, 400], emphasised -> f32 [n, 80]."""
+        padded = np.zeros((len(frames), _FFT))
+        np.multiply(frames, self.window, out=padded[:, :_FRAME])
+        spectrum = np.fft.rfft(padded, axis=1)  # c128 [n, 257]
+        power = np.square(spectrum.real)
+        power += np.square(spectrum.imag)
+        mel = _mel(power)
+        mel = np.log(mel + 2.0**-24) if self.is_exact else np.log(np.maximum(mel, 2.0**-23))
+        return mel.astype(np.float32)
+
+
+_FRONTENDS = {name: Frontend(name) for name in FRONTENDS}
+
 
 def open_frontend(name: str) -> Frontend:
     """The front end of that name. Raises BundleIncompatible: names come from bundles."""
-    if name not in FRONTENDS:
+    if name not in _FRONTENDS:
         raise BundleIncompatible(
             f"unknown frontend {name!r}",
             expected=" or ".join(FRONTENDS),
             remedy="update vitconformer",
         )
-    return Frontend(name)
+    return _FRONTENDS[name]
 
 
 class FeatureStream:
     """Features of one stream of audio. `push` until the end, then `finish` once."""
 
-    __slots__ = ("_accept", "_exact", "_fbank", "_finished", "_get", "_last", "_received", "_taken")
+    __slots__ = ("_begun", "_finished", "_frontend", "_heard", "_received", "_taken", "_waiting")
 
-    _fbank: knf.OnlineFbank
-    _accept: Callable[[float, memoryview], None]
-    _get: Callable[[int], NDArray[np.float32]]
-
-    def __init__(self, *, exact: bool) -> None:
-        self._exact = exact
-        self._taken = 0  # frames of the library already handed out or skipped
+    def __init__(self, frontend: Frontend) -> None:
+        self._frontend = frontend
+        self._begun = False
+        self._heard: Signal = np.empty(0)  # the last samples; all of them, until it has begun
+        self._waiting: Signal = np.empty(0)  # emphasised, from the next frame's first on
         self._received = 0  # samples pushed
-        self._last = np.zeros(1, np.float32)  # last sample pushed, for the pre-emphasis
+        self._taken = 0  # frames given
         self._finished = False
-
-    def _open(self) -> None:
-        """The library's stream: not before it is used, its tables cost what three frames do."""
-        self._fbank = _nemo_fbank() if self._exact else _knf_fbank()
-        self._accept = self._fbank.accept_waveform
-        self._get = self._fbank.get_frame
-        if self._exact:
-            self._accept(SAMPLE_RATE, np.zeros(_NEMO_DELAY, np.float32).data)
 
     def push(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         """Takes f32 [n] in [-1, 1], any n; returns the frames it completed, f32 [frames, 80].
@@ -100,44 +126,69 @@ class FeatureStream:
         Raises AudioError if a sample is NaN, infinite or absurdly large, ValueError if `samples` is
         not a 1-D float array or the stream is finished; the stream is unchanged then.
         """
-        if self._finished:  # the library would end the process
+        if self._finished:
             raise ValueError("the stream is finished")
-        samples = checked(samples)
-        if not len(samples):
-            return np.empty((0, FEATURE_DIM), np.float32)
-        if not self._received:
-            self._open()
-        self._received += len(samples)
-        if self._exact:
-            previous = np.concatenate([self._last, samples[:-1]])
-            self._last = samples[-1:].copy()
-            samples = np.subtract(samples, _PREEMPHASIS * previous, dtype=np.float32)
-        # A memoryview because the binding converts element by element: half the time of an array.
-        self._accept(SAMPLE_RATE, samples.data)
-        return self._take(self._fbank.num_frames_ready)
+        signal = checked(samples).astype(np.float64)
+        self._received += len(signal)
+        if not self._begun:
+            self._heard = signal = np.concatenate([self._heard, signal])
+            if len(signal) <= self._frontend.lead:  # too short to be mirrored
+                return _NONE
+            self._begin()
+        self._hear(signal)
+        return self._take((len(self._waiting) - _FRAME) // FRAME_SHIFT + 1)
 
     def finish(self) -> NDArray[np.float32]:
         """The last frames, f32 [frames, 80]; none if called again."""
-        if self._finished:
-            return np.empty((0, FEATURE_DIM), np.float32)
+        left = self._frontend.count(self._received) - self._taken
+        if self._finished or not left:
+            self._finished = True
+            return _NONE
         self._finished = True
-        if not self._received:
-            return np.empty((0, FEATURE_DIM), np.float32)
-        if self._exact:  # NeMo pads with zeros where kaldi would mirror the signal
-            self._accept(SAMPLE_RATE, np.zeros(_NEMO_DELAY, np.float32).data)
-            return self._take(self._received // FRAME_SHIFT + _NEMO_SKIP)
-        self._fbank.input_finished()
-        return self._take(self._fbank.num_frames_ready)
+        if not self._begun:
+            signal = self._heard
+            self._begin()
+            self._hear(signal)
+        if self._frontend.is_exact:
+            self._waiting = np.concatenate([self._waiting, np.zeros(_BEYOND)])
+        else:
+            self._hear(self._heard[::-1])
+        return self._take(left)
 
-    def _take(self, ready: int) -> NDArray[np.float32]:
-        """Frames up to the library's frame `ready`, which the library then forgets."""
-        start = max(self._taken, _NEMO_SKIP) if self._exact else self._taken
-        frames = [self._get(i) for i in range(start, ready)]  # views, hence the copy before pop
-        features = np.concatenate(frames) if frames else np.empty(0, np.float32)
-        if ready > self._taken:
-            self._fbank.pop(ready - self._taken)
-            self._taken = ready
-        return features.reshape(-1, FEATURE_DIM)
+    def _begin(self) -> None:
+        """What is before the signal, and the sample before that."""
+        self._begun = True
+        before = self._frontend.lead + 1
+        if self._frontend.is_exact:
+            self._heard = np.zeros(before)
+            self._waiting = np.zeros(before - 1)
+        else:
+            mirrored = np.pad(self._heard[:before], (before, 0), mode="symmetric")[:before]
+            self._heard = mirrored[:1]
+            self._hear(mirrored[1:])
+
+    def _hear(self, signal: Signal) -> None:
+        joined = np.concatenate([self._heard, signal])
+        new = joined[len(self._heard) - 1 :]
+        self._waiting = np.concatenate([self._waiting, new[1:] - _PREEMPHASIS * new[:-1]])
+        self._heard = joined[-_BEYOND:].copy()
+
+    def _take(self, count: int) -> NDArray[np.float32]:
+        """So many frames of what is waiting."""
+        if count <= 0:
+            return _NONE
+        waiting = self._waiting
+        step = waiting.itemsize
+        frames = as_strided(waiting, (count, _FRAME), (FRAME_SHIFT * step, step), writeable=False)
+        log_mel = self._frontend.log_mel
+        parts = [log_mel(frames[at : at + _AT_ONCE]) for at in range(0, count, _AT_ONCE)]
+        self._waiting = waiting[count * FRAME_SHIFT :].copy()
+        self._taken += count
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+_NONE = np.empty((0, FEATURE_DIM), np.float32)
+_NONE.flags.writeable = False
 
 
 def checked(samples: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -152,42 +203,30 @@ def checked(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     return samples
 
 
-def _options(window: str) -> knf.FbankOptions:
-    try:
-        import kaldi_native_fbank as knf
-    except ImportError as error:
-        raise ConfigError(
-            "features need kaldi-native-fbank: pip install 'vitconformer[edge]'"
-        ) from error
-    options = knf.FbankOptions()
-    frame = options.frame_opts
-    frame.samp_freq = SAMPLE_RATE
-    frame.frame_length_ms = 25
-    frame.frame_shift_ms = FRAME_MS
-    frame.snip_edges = False
-    frame.dither = 0
-    frame.remove_dc_offset = False
-    frame.preemph_coeff = float(_PREEMPHASIS)
-    frame.window_type = window
-    mel = options.mel_opts
-    mel.num_bins = FEATURE_DIM
-    mel.low_freq = 0
-    mel.high_freq = SAMPLE_RATE / 2
-    mel.is_librosa = True  # Slaney's scale and area normalisation
-    return options
+def _triangles() -> tuple[NDArray[np.intp], Signal, Signal]:
+    """Slaney's mel scale and area (Auditory Toolbox, 1998), as librosa and NeMo have it.
+
+    -> the FFT bins at which the 81 bands between the triangles' corners begin, and each bin's share
+    of the triangle that rises in its band, and of the one that falls there, f64 [257] each.
+    """
+    mels = np.linspace(0, 15 + 27 * np.log(8) / np.log(6.4), FEATURE_DIM + 2)
+    corners = np.where(mels < 15, mels * 200 / 3, 1000 * np.exp((mels - 15) * np.log(6.4) / 27))
+    hz = np.fft.rfftfreq(_FFT, 1 / SAMPLE_RATE)
+    starts = np.searchsorted(hz, corners[:-1])
+    band = np.minimum(np.searchsorted(corners, hz, side="right") - 1, FEATURE_DIM)
+    area = 2 / (corners[2:] - corners[:-2])
+    place = (hz - corners[band]) / (corners[band + 1] - corners[band])  # in the band, 0 to 1
+    rising = place * np.append(area, 0)[band]
+    falling = (1 - place) * np.append(0, area)[band]
+    return starts, rising, falling
 
 
-def _knf_fbank() -> knf.OnlineFbank:
-    import kaldi_native_fbank as knf
-
-    return knf.OnlineFbank(_options("hann"))  # periodic; log(max(x, FLT_EPSILON)) is the default
+_STARTS, _RISING, _FALLING = _triangles()
 
 
-def _nemo_fbank() -> knf.OnlineFbank:
-    import kaldi_native_fbank as knf
-
-    options = _options("hanning")  # symmetric
-    options.frame_opts.preemph_coeff = 0  # done over the whole signal in push
-    options.use_log_floor = False  # log(x + eps)
-    options.eps = 2.0**-24
-    return knf.OnlineFbank(options)
+def _mel(power: Signal) -> Signal:
+    """f64 [n, 257] -> f64 [n, 80]; each bin is in two triangles at most."""
+    rising = np.add.reduceat(power * _RISING, _STARTS, axis=1)  # [n, 81]
+    falling = np.add.reduceat(power * _FALLING, _STARTS, axis=1)
+    mel: Signal = rising[:, :-1] + falling[:, 1:]
+    return mel

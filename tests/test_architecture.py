@@ -18,7 +18,6 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("edge_runtime", "training", "calibration", "jetson", "autotrain_cloud")
 EXTRAS = (
     "onnxruntime",
-    "kaldi_native_fbank",
     "soundfile",
     "soxr",
     "pyaudio",

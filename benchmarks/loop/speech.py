@@ -154,7 +154,9 @@ class Speech:
         found = []
         for path, text in prompts.decode_to(self._folder("prompts")):
             seconds = soundfile.info(path).duration
-            found.append(Utterance(path, seconds, text, speaker=prompts.SPEAKER))
+            found.append(
+                Utterance(audio_filepath=path, duration=seconds, text=text, speaker=prompts.SPEAKER)
+            )
         return found
 
     def _deal(self, found: list[Utterance]) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
+from G722 import G722
 from rich.console import Console
 
 from autotrain_cloud.service import journal
 from autotrain_cloud.settings import StoreSettings
 from autotrain_cloud.store import Store
-from benchmarks.loop import report, sentences
+from benchmarks.loop import prompts, report, sentences
 from benchmarks.loop.speech import OWN, SCENARIOS, SHARED, Counts, Speech
 from benchmarks.loop.story import Story
 from benchmarks.loop.view import View
@@ -61,6 +65,73 @@ def test_talk_of_the_office_never_repeats_itself_and_is_the_same_for_a_seed() ->
     said = list(islice(sentences.office(3), 500))
     assert len(set(said)) == 500
     assert said == list(islice(sentences.office(3), 500))
+
+
+PROMPTS = """; Core sounds
+vm-press-1: Press 1, to hear your messages.
+vm-again: press one to hear your messages
+beep: [this is a simple beep tone]
+digits/2: two
+demo-hash: Press # to leave the conference.
+dictate/lost: This recording has been lost.
+dictate/pause: The recording has been paused.
+"""
+
+
+@pytest.fixture
+def exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A telephone exchange of two prompts, one of which has its sound twice."""
+    (tmp_path / "list.txt.gz").write_bytes(gzip.compress(PROMPTS.encode()))
+    sounds = tmp_path / "sounds"
+    (sounds / "dictate").mkdir(parents=True)
+    tone = np.asarray(np.sin(np.arange(16_000) * 0.3) * 9000, np.int16)
+    for name in ("vm-press-1", "vm-again", "beep", "demo-hash", "dictate/pause"):
+        (sounds / f"{name}.g722").write_bytes(G722(16_000, 64_000).encode(tone))
+    monkeypatch.setattr(prompts, "LIST", tmp_path / "list.txt.gz")
+    monkeypatch.setattr(prompts, "SOUNDS", sounds)
+    return tmp_path
+
+
+def test_prompts_are_decoded_with_their_words_each_text_once(
+    exchange: Path, tmp_path: Path
+) -> None:
+    found = {path.name: text for path, text in prompts.decode_to(tmp_path / "flac")}
+    assert found == {
+        "vm-press-1.flac": "press one to hear your messages",
+        "dictate-pause.flac": "the recording has been paused",
+    }
+    samples, rate = soundfile.read(tmp_path / "flac" / "vm-press-1.flac")
+    assert (len(samples), rate) == (16_000, 16_000)
+    tone = np.sin(np.arange(16_000) * 0.3)
+    assert max(np.corrcoef(tone[:9000], samples[k : k + 9000])[0, 1] for k in range(50)) > 0.99
+
+
+def test_without_the_exchange_its_packages_are_named(
+    exchange: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prompts, "SOUNDS", tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="asterisk-core-sounds-en-g722"):
+        next(prompts.decode_to(tmp_path / "flac"))
+
+
+def test_the_prompts_are_dealt_to_what_is_played_the_gate_and_the_report(
+    exchange: Path, tmp_path: Path, wordnet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"press {word} to hear your messages" for word in ("one", "two", "nine", "ten")]
+    lines = "".join(f"vm-press-1: {text}\n" for text in texts)
+    (tmp_path / "list.txt.gz").write_bytes(gzip.compress(lines.encode()))
+    speech = Speech(tmp_path / "sets", SCENARIOS["readers"])
+    for name in SHARED:  # as if they were there
+        speech.manifest(name).parent.mkdir(parents=True)
+        speech.manifest(name).touch()
+    speech.make(Counts(1, 1, 1, 1, 1, 1, 1, 1))
+    sets = {name: [u.text for u in read_manifest(speech.manifest(name))] for name in OWN}
+    assert sorted(text for some in sets.values() for text in some) == sorted(texts)
+    assert {name: len(some) for name, some in sets.items()} == {
+        "drift-play": 2,
+        "target": 1,
+        "held-out": 1,
+    }
 
 
 @pytest.mark.slow
