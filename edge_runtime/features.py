@@ -74,7 +74,8 @@ class Frontend:
     def window(self) -> Signal:
         """Hann's, f64 [400]. Its first value is 0, so what precedes a frame does not matter."""
         period = _FRAME - 1 if self.is_exact else _FRAME
-        return 0.5 - 0.5 * np.cos(2 * np.pi / period * np.arange(_FRAME))
+        window: Signal = 0.5 - 0.5 * np.cos(2 * np.pi / period * np.arange(_FRAME))
+        return window
 
     def count(self, samples: int) -> int:
         """Frames of a signal of so many samples."""
