@@ -14,8 +14,8 @@ Frames of 25 ms, pre-emphasis 0.97, an FFT of 512 points, power, 80 Slaney mel b
   signal has zeros around it, the window is symmetric, and the logarithm is log(x + 2^-24). There
   are n // 160 frames, as in NeMo 2.
 
-The library takes three times as long, a third of it to take samples one by one (docs/adr/0010).
-Here everything is float64, so what is different is what float32 loses there: 1e-6 in the median.
+The library takes twice as long, much of it to take samples one by one (docs/adr/0010). Here
+everything is float64, so what is different is what float32 loses there: 1e-6 in the median.
 
 However the samples are cut into pushes, the frames are the same to the last bit: nothing is used
 whose rounding depends on how many frames are computed together, as that of a matrix product may.
@@ -27,7 +27,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from edge_runtime.contract.bundle import FRAME_MS, FRONTENDS
@@ -40,6 +39,7 @@ MAX_SAMPLE = 1e6  # far above int16 read as float; beyond 1e16 the power would o
 _FRAME = 400  # samples
 _FFT = 512
 _AT_ONCE = 32  # frames, so that they stay in the cache
+_BLOCK = 160_000  # samples of a whole signal, so that its float64 copies stay small
 _PREEMPHASIS = float(np.float32(0.97))
 _BEYOND = 200  # samples after the end of the signal that its last frame may need
 
@@ -59,7 +59,8 @@ class Frontend:
     def compute(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         """All frames of a whole signal: f32 [n] -> f32 [frames, 80]."""
         stream = self.stream()
-        return np.concatenate([stream.push(samples), stream.finish()])
+        parts = [stream.push(samples[at : at + _BLOCK]) for at in range(0, len(samples), _BLOCK)]
+        return np.concatenate([*parts, stream.finish()])
 
     @cached_property
     def is_exact(self) -> bool:
@@ -110,13 +111,12 @@ def open_frontend(name: str) -> Frontend:
 class FeatureStream:
     """Features of one stream of audio. `push` until the end, then `finish` once."""
 
-    __slots__ = ("_begun", "_finished", "_frontend", "_heard", "_received", "_taken", "_waiting")
+    __slots__ = ("_begun", "_finished", "_frontend", "_received", "_signal", "_taken")
 
     def __init__(self, frontend: Frontend) -> None:
         self._frontend = frontend
-        self._begun = False
-        self._heard: Signal = np.empty(0)  # the last samples; all of them, until it has begun
-        self._waiting: Signal = np.empty(0)  # emphasised, from the next frame's first on
+        self._begun = False  # then the next frame is `_signal[1:401]`
+        self._signal: Signal = np.empty(0)
         self._received = 0  # samples pushed
         self._taken = 0  # frames given
         self._finished = False
@@ -129,15 +129,14 @@ class FeatureStream:
         """
         if self._finished:
             raise ValueError("the stream is finished")
-        signal = checked(samples).astype(np.float64)
-        self._received += len(signal)
-        if not self._begun:
-            self._heard = signal = np.concatenate([self._heard, signal])
-            if len(signal) <= self._frontend.lead:  # too short to be mirrored
-                return _NONE
+        samples = checked(samples)
+        self._received += len(samples)
+        self._signal = np.concatenate([self._signal, samples])
+        if not self._begun and self._received > self._frontend.lead:  # enough to be mirrored
             self._begin()
-        self._hear(signal)
-        return self._take((len(self._waiting) - _FRAME) // FRAME_SHIFT + 1)
+        if not self._begun:
+            return _NONE
+        return self._take((len(self._signal) - 1 - _FRAME) // FRAME_SHIFT + 1)
 
     def finish(self) -> NDArray[np.float32]:
         """The last frames, f32 [frames, 80]; none if called again."""
@@ -147,43 +146,34 @@ class FeatureStream:
             return _NONE
         self._finished = True
         if not self._begun:
-            signal = self._heard
             self._begin()
-            self._hear(signal)
         if self._frontend.is_exact:
-            self._waiting = np.concatenate([self._waiting, np.zeros(_BEYOND)])
-        else:
-            self._hear(self._heard[::-1])
+            return self._take(left, after=np.zeros(_BEYOND))
+        self._signal = np.concatenate([self._signal, self._signal[: -_BEYOND - 1 : -1]])
         return self._take(left)
 
     def _begin(self) -> None:
-        """What is before the signal, and the sample before that."""
+        """Puts before the signal what the first frame has there, and the sample before that."""
         self._begun = True
         before = self._frontend.lead + 1
-        if self._frontend.is_exact:
-            self._heard = np.zeros(before)
-            self._waiting = np.zeros(before - 1)
-        else:
-            mirrored = np.pad(self._heard[:before], (before, 0), mode="symmetric")[:before]
-            self._heard = mirrored[:1]
-            self._hear(mirrored[1:])
+        mode = "constant" if self._frontend.is_exact else "symmetric"
+        self._signal = np.pad(self._signal, (before, 0), mode=mode)  # type: ignore[call-overload]
 
-    def _hear(self, signal: Signal) -> None:
-        joined = np.concatenate([self._heard, signal])
-        new = joined[len(self._heard) - 1 :]
-        self._waiting = np.concatenate([self._waiting, new[1:] - _PREEMPHASIS * new[:-1]])
-        self._heard = joined[-_BEYOND:].copy()
-
-    def _take(self, count: int) -> NDArray[np.float32]:
-        """So many frames of what is waiting."""
+    def _take(self, count: int, after: Signal | None = None) -> NDArray[np.float32]:
+        """So many frames of the signal; `after`: what the emphasised signal has after its end."""
         if count <= 0:
             return _NONE
-        waiting = self._waiting
-        step = waiting.itemsize
-        frames = as_strided(waiting, (count, _FRAME), (FRAME_SHIFT * step, step), writeable=False)
+        signal = self._signal
+        emphasised = signal[1:] - _PREEMPHASIS * signal[:-1]
+        if after is not None:
+            emphasised = np.concatenate([emphasised, after])
+        step = emphasised.itemsize
+        frames: Signal = np.ndarray(
+            (count, _FRAME), np.float64, emphasised, strides=(FRAME_SHIFT * step, step)
+        )
         log_mel = self._frontend.log_mel
         parts = [log_mel(frames[at : at + _AT_ONCE]) for at in range(0, count, _AT_ONCE)]
-        self._waiting = waiting[count * FRAME_SHIFT :].copy()
+        self._signal = signal[count * FRAME_SHIFT :].copy()
         self._taken += count
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
