@@ -117,10 +117,15 @@ def sketch(topic: str, payload: Bytes) -> Sketch | None:
     return (device, fields["id"], fields["consent"], words, *offered[:-1])
 
 
-def judge(topic: str, payload: Bytes, sketched: Sketch | None = None) -> Judged:
+def judge(topic: str, payload: Bytes) -> Judged:
     """What a packet is, and whether anything in it is wrong. Raises nothing."""
-    if found := sketched or sketch(topic, payload):
-        device, id, consent, (start, end), *row = found
+    return judge_sketched(topic, payload, sketch(topic, payload))
+
+
+def judge_sketched(topic: str, payload: Bytes, sketched: Sketch | None) -> Judged:
+    """The same for a packet of which `sketch` gave this, in another process perhaps."""
+    if sketched is not None:
+        device, id, consent, (start, end), *row = sketched
         offered = rows.Offered._make((*row, bytes(payload[start:end])))
         return Judged(topic, payload, device, None, id, consent, None, offered)
     device, payload = None, bytes(payload)

@@ -151,7 +151,7 @@ def _from_bytes(data: bytes) -> Request:
 
 def serve(pipe: Connection, slabs: Slabs) -> None:
     """The process, from the inside."""
-    from autotrain_cloud.ingest import Ingest, judge
+    from autotrain_cloud.ingest import Ingest, judge_sketched
     from autotrain_cloud.store import Store
     from autotrain_cloud.store.secrets import secret
     from autotrain_cloud.store.upkeep import Upkeep
@@ -185,7 +185,7 @@ def serve(pipe: Connection, slabs: Slabs) -> None:
                     if request.packets:
                         upkeep.busy()
                     judged = [
-                        judge(topic, slabs.memory[start:end], sketched)
+                        judge_sketched(topic, slabs.memory[start:end], sketched)
                         for start, end, topic, sketched in request.packets
                     ]
                     reply = Done(_commit(ingest, request, judged))

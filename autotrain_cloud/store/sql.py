@@ -105,10 +105,9 @@ def _copied(
 @cache
 def _binary(table: Table, names: tuple[str, ...]) -> tuple[list[str], tuple[int, ...]]:
     """Types of these columns, for rows that are sent as PostgreSQL keeps them; which are JSON."""
-    types = {column.name: column.type for column in table.columns}
-    as_json = tuple(at for at, name in enumerate(names) if isinstance(types[name], JSON))
-    dialect = _dialect("postgresql")
-    kinds = [types[name].compile(dialect).lower() for name in names]
+    json_names, dialect = _columns(table)[1], _dialect("postgresql")
+    as_json = tuple(at for at, name in enumerate(names) if name in json_names)
+    kinds = [table.c[name].type.compile(dialect).lower() for name in names]
     for at in as_json:
         kinds[at] = "bytea"
     return kinds, as_json

@@ -83,4 +83,4 @@ def test_the_timer_changes_no_word_and_charges_the_right_part(folder: Path) -> N
     features.push(say("t20 t35 t50"))
     spent = time.process_time() - begin
     assert timer.seconds["graph"] == before["graph"]
-    assert 0 < timer.seconds["features"] - before["features"] <= spent
+    assert spent / 2 <= timer.seconds["features"] - before["features"] <= spent
