@@ -2,7 +2,9 @@
 
 Both get the sample clips as one stream, a second of silence between them, as fast as it goes: once
 through, and as often as `--times` says. Each run is a process, and its CPU time, start included, is
-that of all its threads and children. An agent runs for days, so two numbers come of two lengths:
+that of all its threads and children; what is compared runs in slices of 0.1 s by turns, as a shared
+machine changes its speed by more than an agent costs. Two numbers come of the two lengths, as an
+agent runs for days:
 
 * per second of sound: the difference between the two, by the sound that one has more;
 * start: what is left of the shorter run then. It is spent once, and given in seconds.
@@ -28,6 +30,7 @@ import tempfile
 import wave
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +65,17 @@ class Kept:
     seconds: dict[int, list[float]] = field(default_factory=dict)  # of every run
     segments: list[float] = field(default_factory=list)  # s of each
 
+    def note(self, times: int, state: Path) -> None:
+        """What the agent with this state has kept."""
+        margins = 2 * RecordingSettings().margin_s
+        found = [
+            each.facts["speech_s"] + margins
+            for each in explain(state, last=100_000)
+            if each.facts["outcome"]
+        ]
+        self.seconds.setdefault(times, []).append(sum(found))
+        self.segments.extend(found)
+
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     clips = [measure.load(path) for path in sorted((measure.ROOT / "samples").glob("*.flac"))]
@@ -82,28 +96,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             options = ["--config", str(config), "--speed", speed, "--show", "--files", sound]
             return ["agent", "run", *options], state
 
-        def spend(system: str, times: int) -> float:
-            words, state = command(system, times)
-            spent = _cpu(_start(words))
-            if system == "keeping":
-                margins = 2 * RecordingSettings().margin_s
-                found = [
-                    each.facts["speech_s"] + margins
-                    for each in explain(state / "state", last=100_000)
-                    if each.facts["outcome"]
-                ]
-                kept.seconds.setdefault(times, []).append(sum(found))
-                kept.segments.extend(found)
-            return spent
-
-        spent = measure.alternate(
-            {
-                f"{system} {times}": lambda system=system, times=times: spend(system, times)
-                for times in (1, args.times)
-                for system in SYSTEMS
-            },
-            args.repeats,
-        )
+        spent: dict[str, list[float]] = {}
+        for _ in range(args.repeats):
+            for times in (1, args.times):
+                commands = {system: command(system, times) for system in SYSTEMS}
+                turns = {name: partial(_start, words) for name, (words, _) in commands.items()}
+                for name, seconds in measure.take_turns(turns).items():
+                    spent.setdefault(f"{name} {times}", []).append(seconds)
+                kept.note(times, commands["keeping"][1] / "state")
         found = _costs(spent, args.times, once_s, kept)
         if args.realtime:
             found["realtime"] = _beside(

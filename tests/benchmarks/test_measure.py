@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,30 @@ def test_every_system_runs_equally_often_and_in_both_orders() -> None:
     found = measure.alternate(systems, 3)
     assert "".join(order) == "ABBAAB"
     assert found == {"A": [1, 4, 5], "B": [2, 3, 6]}
+
+
+SPIN = "import time\nwhile time.process_time() < {}: pass"
+
+
+def test_programs_that_take_turns_share_the_time_and_are_charged_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(measure, "SLICE_S", 0.02)
+
+    def program(seconds: float) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", SPIN.format(seconds)])
+
+    spent = measure.take_turns({"long": lambda: program(0.6), "short": lambda: program(0.2)})
+    assert 0.6 <= spent["long"] < 1.2 and 0.2 <= spent["short"] < 0.6
+
+
+def test_a_program_that_fails_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "SLICE_S", 0.02)
+    sleeper = subprocess.Popen(["sleep", "60"])
+    failing = ["sh", "-c", "exit 3"]
+    with pytest.raises(SystemExit, match="failed with 3"):
+        measure.take_turns({"a": lambda: subprocess.Popen(failing), "b": lambda: sleeper})
+    assert sleeper.wait() == -signal.SIGKILL
 
 
 def test_a_disturbance_that_hits_both_sides_of_a_pair_does_not_move_the_ratio() -> None:

@@ -33,7 +33,7 @@ SETTINGS = """
 [test]
 draws = 2000
 
-[bounds]  # two programs on a busy machine: what is wasted here is threefold
+[bounds]  # two programs on a busy machine: what is wasted here is many times as much
 cpu_ratio = 2.0
 memory_ratio = 1.3
 runs = 1

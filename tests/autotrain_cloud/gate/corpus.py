@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -153,26 +154,33 @@ def trained_on_scrambled_labels(path: Path) -> Path:
 
 
 def waste_time(model: onnx.ModelProto) -> None:
-    """A graph that also multiplies large matrices and adds nought of the product to its input."""
+    """A graph that also multiplies large matrices of noughts and adds the sum to its input.
+
+    Several times what the real graph takes, on any machine, in the memory of three such matrices.
+    """
     graph = model.graph
     features = graph.input[0].name
     for node in graph.node:
         node.input[:] = ["wasted" if name == features else name for name in node.input]
-    large = 600
+    large, products = 600, 5
     graph.initializer.extend(
         [
             numpy_helper.from_array(np.array([large, large], np.int64), "waste.shape"),
-            numpy_helper.from_array(np.array(0, np.float32), "waste.nought"),
+            numpy_helper.from_array(np.array(0, np.float32), "waste.zero"),
             numpy_helper.from_array(np.array([1, 1], np.int64), "waste.one"),
         ]
     )
+    matrices = [f"waste.{number}" for number in range(products + 1)]
     waste = [
         helper.make_node("ReduceMean", [features], ["waste.mean"], keepdims=0),
-        helper.make_node("Reshape", ["waste.mean", "waste.one"], ["waste.scalar"]),
-        helper.make_node("Expand", ["waste.scalar", "waste.shape"], ["waste.matrix"]),
-        helper.make_node("MatMul", ["waste.matrix", "waste.matrix"], ["waste.product"]),
-        helper.make_node("ReduceMean", ["waste.product"], ["waste.sum"], keepdims=0),
-        helper.make_node("Mul", ["waste.sum", "waste.nought"], ["waste.nothing"]),
+        helper.make_node("Mul", ["waste.mean", "waste.zero"], ["waste.nought"]),
+        helper.make_node("Reshape", ["waste.nought", "waste.one"], ["waste.scalar"]),
+        helper.make_node("Expand", ["waste.scalar", "waste.shape"], [matrices[0]]),
+        *(
+            helper.make_node("MatMul", [before, matrices[0]], [after])
+            for before, after in itertools.pairwise(matrices)
+        ),
+        helper.make_node("ReduceMean", [matrices[-1]], ["waste.nothing"], keepdims=0),
         helper.make_node("Add", [features, "waste.nothing"], ["wasted"]),
     ]
     for node in reversed(waste):
