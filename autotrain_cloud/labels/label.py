@@ -179,7 +179,7 @@ def judge(
         decision=decision,
         triage=kind,
         reasons=reasons,
-        trust=agreement(to_device, to_second),
+        trust=teacher.confidence if kind == "alone" else agreement(to_device, to_second),
         outcomes=outcomes,
         speech_s=evidence.speech_s,
         voiced_s=evidence.voiced_s,

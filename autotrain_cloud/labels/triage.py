@@ -7,12 +7,15 @@
 | `sure` | differ | nearly agree, and the teacher is sure | mostly true, and new: train |
 | `near` | nearly agree | nobody to ask | mostly true: train, with less trust |
 | `disputed` | differ | disagree | a person should listen |
+| `alone` | differ | nobody to ask, but the teacher is sure | often true: train, after all others |
 | `lone` | differ much | nobody to ask | nobody confirms it: a person, or nothing |
 
 `near` is what one teacher can do: the device itself is the second voice.
 
 What agrees is what both understand already, so labels by agreement alone are easy ones. `sure` adds
 harder ones; how sure a teacher must be depends on its confidences, so it is off until it is set.
+So is `alone`, for a teacher of the device's family, which the device confirms nothing to: a student
+that teaches its successor (noisy student training, arXiv:2005.09629).
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from dataclasses import dataclass
 
 from edge_runtime.errors import ConfigError
 
-KINDS = ("easy", "gold", "sure", "near", "disputed", "lone")
+KINDS = ("easy", "gold", "sure", "near", "alone", "disputed", "lone")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +36,14 @@ class TriageSettings:
     max_sure: float = 0.3  # teacher to teacher, where the first is sure
     sure_confidence: float = 1.0  # of the teacher, to be sure: above this; 1: never
     max_near: float = 0.2  # teacher to device, where there is no second teacher
+    alone_confidence: float = 1.0  # instead: of the teacher, to be believed alone; 1: never
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_easy <= self.max_near <= 1 or not 0 <= self.max_teachers <= 1:
             raise ConfigError("distances are 0 to 1, and max_easy is not above max_near")
-        if not 0 <= self.max_sure <= 1 or not 0 <= self.sure_confidence <= 1:
-            raise ConfigError("max_sure and sure_confidence are 0 to 1")
+        sure = (self.max_sure, self.sure_confidence, self.alone_confidence)
+        if not all(0 <= value <= 1 for value in sure):
+            raise ConfigError("max_sure, sure_confidence and alone_confidence are 0 to 1")
 
 
 def triage(
@@ -54,6 +59,8 @@ def triage(
     if teacher_device <= settings.max_easy:
         return "easy"
     if teacher_second is None:
+        if settings.alone_confidence < 1:
+            return "alone" if confidence > settings.alone_confidence else "lone"
         return "near" if teacher_device <= settings.max_near else "lone"
     if teacher_second <= settings.max_teachers:
         return "gold"

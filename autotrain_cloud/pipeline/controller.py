@@ -62,6 +62,7 @@ class Knobs:
     train_set: tuple[str, ...] = ()  # SECTION.FIELD=VALUE
     threads: int = 2
     jobs: int = 2
+    own_confidence: float = 0.5  # that the student's words need for its successor to learn them
     tolerance: float = 0.01
     update_step: float = 0.25  # of `export`; 0: large deltas
     confidence_limit: int = 100
@@ -110,8 +111,15 @@ class PipelineSettings:
             raise ConfigError(f"{path}: settings.mirror: needs settings.ledger, of which it is")
         if found.concurrency < 1 or not found.back_off_s > 0:
             raise ConfigError(f"{path}: concurrency, back_off_s: must be positive")
-        steps.plan(commands, [*_values(found.inputs), *_values(found.settings), *OF_A_RUN])
+        names = [*_values(found.inputs), *_values(found.settings), *OF_A_RUN]
+        steps.plan(found.replaced, names)
         return found
+
+    @property
+    def replaced(self) -> Mapping[str, str]:
+        """Commands that stand for those of the table; empty ones leave a step out."""
+        left_out = dict.fromkeys(steps.SECOND_ROUND, "") if self.policy.rounds == 1 else {}
+        return {**left_out, **self.commands}
 
 
 def _below(base: Path, section: Any) -> Any:
@@ -182,7 +190,7 @@ class Controller:
             id=id,
             why=why,
             code=steps.code_version(),
-            commands=self.settings.commands,
+            commands=self.settings.replaced,
             inputs=inputs,
             settings={**knobs, **absent},
             needs_approval=self.settings.policy.approval,

@@ -26,6 +26,7 @@ class Policy:
     cool_down_hours: float = 24.0  # after a run has ended, whatever its end
     max_runs_per_week: int = 5
     budget_cpu_hours_per_week: float = 40.0
+    rounds: int = 1  # 2: the student teaches its successor, for twice the training
     approval: bool = False  # a person says yes before anything is published
 
     def __post_init__(self) -> None:
@@ -34,6 +35,8 @@ class Policy:
                 raise ConfigError(f"policy.{name}: 0 or more")
         if self.max_runs_per_week < 1:
             raise ConfigError("policy.max_runs_per_week: 1 or more")
+        if self.rounds not in (1, 2):
+            raise ConfigError("policy.rounds: 1 or 2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -271,10 +271,11 @@ class Pipeline:
     def _crown(self, results: Mapping[str, str]) -> None:
         """The next run goes on from what was published."""
         made = {name: self.folder / "results" / name / key for name, key in results.items()}
-        if "calibrate" in made and "bundle" in made:
+        weights = made.get("bundle_again") or made.get("bundle")
+        if "calibrate" in made and weights:
             fields = {
                 "champion": str(made["calibrate"] / "bundle"),
-                "checkpoint": str(made["bundle"] / "model.safetensors"),
+                "checkpoint": str(weights / "model.safetensors"),
             }
             write_atomically(self.folder / "champion.json", json.dumps(fields).encode())
 

@@ -15,7 +15,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class Step:
     timeout_s: float = 3600.0
     tries: int = 4  # before what is perhaps transient is left to a person
     outlives: bool = False  # a model or a verdict: it stays when what it was made of is erased
+    again: str = ""  # the step of the first round that later steps get this one's result for
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -97,8 +98,8 @@ class Step:
         return value
 
 
-# The whole pipeline.  A settings file may replace any command in its table [commands].
-STEPS: tuple[Step, ...] = (
+# A settings file may replace any command in its table [commands].
+_FIRST: tuple[Step, ...] = (
     Step(
         name="gather",
         command="vitconformer cloud gather --config {cloud} [ --slice {slice} ] "
@@ -112,8 +113,8 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         name="select",
-        command="vitconformer cloud select {label} [ --settings {select_settings} ] --manifests "
-        "--out {out}",
+        command="vitconformer cloud select {label} [ {relabel} ] [ --settings {select_settings} ] "
+        "--manifests --out {out}",
         makes=("train.jsonl", "dev.jsonl"),
     ),
     Step(
@@ -189,6 +190,35 @@ STEPS: tuple[Step, ...] = (
         makes=("bundle/manifest.json", "model.safetensors"),
         outlives=True,
     ),
+)
+
+# The student teaches its successor (noisy student training, Park et al., arXiv:2005.09629): with a
+# beam and no hurry the model of the first round understands more than any device, also where no
+# teacher does. What it is sure of is learnt in a second round, which goes on from that model; what
+# must not be forgotten is still what the champion knew.
+_REPEATED = (*("select", "features", "retrain", "interpolate", "export", "confidence", "bundle"),)
+_SECOND = (
+    Step(
+        name="relabel",
+        command="vitconformer cloud label {gather} [ --settings {label_settings} ] "
+        "--teacher bundle --model {bundle}/bundle --alone {own_confidence} --jobs {jobs} "
+        "--out {out}",
+        timeout_s=12 * 3600.0,
+    ),
+    *(
+        replace(
+            step, name=f"{step.name}_again", again=step.name,
+            command=step.command.replace(
+                "--init {checkpoint}", "--init {interpolate}/model.safetensors"
+            ),
+        )
+        for step in _FIRST
+        if step.name in _REPEATED
+    ),
+)  # fmt: skip
+SECOND_ROUND = tuple(step.name for step in _SECOND)
+
+_LAST = (
     Step(
         name="calibrate",
         command="vitconformer calibrate --bundle {bundle}/bundle --manifest {guard_dev} "
@@ -217,6 +247,9 @@ STEPS: tuple[Step, ...] = (
     Step(name="rollout", command="", outlives=True),
 )
 
+# The whole pipeline.
+STEPS: tuple[Step, ...] = (*_FIRST, *_SECOND, *_LAST)
+
 
 def plan(commands: Mapping[str, str], names: Sequence[str]) -> tuple[Step, ...]:
     """The table with these commands in the place of its own, empty ones left out.
@@ -229,16 +262,20 @@ def plan(commands: Mapping[str, str], names: Sequence[str]) -> tuple[Step, ...]:
         if name not in known:
             raise ConfigError(f"commands.{name}: no such step; there are {', '.join(known)}")
     found: list[Step] = []
+    newest: dict[str, str] = {}
     for step in STEPS:
-        command = commands.get(step.name, step.command)
-        if not command.strip():
+        template = commands.get(step.name, commands.get(step.again, step.command))
+        if not template.strip():
             continue
+        command = _NAME.sub(lambda name: f"{{{newest.get(name[1], name[1])}}}", template)
         # A command that was replaced makes what it makes; the next step will miss what it lacks.
         changed = Step(
             name=step.name, command=command, timeout_s=step.timeout_s, tries=step.tries,
-            makes=step.makes if command == step.command else (), verdict=step.verdict,
-            outlives=step.outlives,
+            makes=step.makes if template == step.command else (), verdict=step.verdict,
+            outlives=step.outlives, again=step.again,
         )  # fmt: skip
+        if step.again:
+            newest[step.again] = step.name
         there = {*names, *(earlier.name for earlier in found)}
         optional = known.keys() - changed.required
         for need in changed.needs:

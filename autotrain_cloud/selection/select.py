@@ -17,6 +17,7 @@ from autotrain_cloud.datasets.guard import GuardSettings, guards
 from autotrain_cloud.datasets.manifest import Row
 from autotrain_cloud.datasets.rows import drawn, row_of, voice
 from autotrain_cloud.labels.records import Label
+from autotrain_cloud.labels.stretches import whole
 from autotrain_cloud.selection.domains import discover, probabilities
 from autotrain_cloud.selection.duplicates import duplicates
 from autotrain_cloud.selection.embedding import Vectors, fit_space
@@ -87,8 +88,13 @@ def select(
             left_out[label.segment.id] = why
         else:
             usable.append(label)
+    usable = _one_each(usable)
     # The best first: of duplicates the first is kept.
-    usable.sort(key=lambda label: (label.source == "teacher", -label.trust, label.segment.id))
+    usable.sort(
+        key=lambda label: (
+            label.source == "teacher", label.triage == "alone", -label.trust, label.segment.id
+        )
+    )  # fmt: skip
     if not usable:
         raise ConfigError(f"nothing to select from {len(labels)} labels{_tally(left_out)}")
     space = fit_space([label.text for label in usable], seed=settings.seed)
@@ -153,7 +159,8 @@ def select(
             "domain, known to the student, longer than what is left of the hours, or over its "
             "device's limit"
         )
-    rows = _split(rows, settings.dev_share)
+    rows, kept_apart = _split(rows, settings.dev_share)
+    left_out.update(dict.fromkeys(kept_apart, "of a voice that develops, and nobody confirms it"))
     chosen = {row.segment_id for row in rows}
     for label, use in zip(usable, utility, strict=True):
         if label.segment.id not in chosen:
@@ -163,20 +170,54 @@ def select(
     return Selection((*rows, *(r for r in replay if r.segment_id not in chosen)), left_out)
 
 
-def _split(rows: Sequence[Row], dev_share: float) -> list[Row]:
+def _one_each(labels: Sequence[Label]) -> list[Label]:
+    """Of several labels of a segment the best; none that nobody confirmed where a part was."""
+
+    def rank(label: Label) -> tuple[bool, bool, bool, float, str]:
+        return (
+            label.source == "teacher", label.triage == "alone", label.triage == "easy",
+            -label.trust, label.text,
+        )  # fmt: skip
+
+    best: dict[str, Label] = {}
+    for label in sorted(labels, key=rank):
+        best.setdefault(label.segment.id, label)
+    confirmed = {whole(label.segment.id) for label in labels if label.triage != "alone"}
+    return [
+        label
+        for label in best.values()
+        if label.triage != "alone" or label.segment.id not in confirmed
+    ]
+
+
+def _split(rows: Sequence[Row], dev_share: float) -> tuple[list[Row], list[str]]:
     """A share of the voices to one side; or of few voices, none like the others, of utterances.
 
-    An utterance stays on its side from set to set, but neither side stays empty.
+    An utterance stays on its side from set to set, but neither side stays empty. What a student
+    is measured on is confirmed by somebody: where nothing else is there, by itself.
+
+    -> the rows, and the segments that belong to neither side
     """
-    voices = {voice(row.device, row.speaker) for row in rows}
+    alone = {row.segment_id for row in rows if row.triage == "alone"}
+    measuring = [row for row in rows if row.segment_id not in alone] or rows
+    voices = {voice(row.device, row.speaker) for row in measuring}
     apart = {name for name in voices if drawn(name, "dev") < dev_share}
-    dev = {row.segment_id for row in rows if voice(row.device, row.speaker) in apart}
+    dev = {row.segment_id for row in measuring if voice(row.device, row.speaker) in apart}
+    neither: set[str] = set()
     if dev_share * len(voices) < 1 or apart in (set(), voices):
-        draws = {row.segment_id: drawn(row.segment_id, "dev") for row in rows}
+        draws = {row.segment_id: drawn(row.segment_id, "dev") for row in measuring}
         below = sum(draw < dev_share for draw in draws.values())
         count = min(max(1, below), len(rows) - 1) if dev_share else 0
         dev = set(sorted(draws, key=draws.__getitem__)[:count])
-    return [replace(row, split="dev" if row.segment_id in dev else "train") for row in rows]
+    else:
+        of_apart = {row.segment_id for row in rows if voice(row.device, row.speaker) in apart}
+        neither = of_apart - dev
+    sides = [
+        replace(row, split="dev" if row.segment_id in dev else "train")
+        for row in rows
+        if row.segment_id not in neither
+    ]
+    return sides, sorted(neither)
 
 
 def probably_wrong(label: Label) -> float:

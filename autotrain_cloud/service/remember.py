@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sqlalchemy import Connection, select
 
 from autotrain_cloud.datasets.manifest import Dataset
 from autotrain_cloud.labels.label import read_labels
+from autotrain_cloud.labels.stretches import whole
 from autotrain_cloud.pipeline.record import Run
 from autotrain_cloud.review import doubt
 from autotrain_cloud.store import lineage
@@ -28,24 +29,28 @@ def remember_run(db: Connection, run: Run, *, now_ms: int) -> None:
     made = run.step("calibrate")
     if made is None or run.step("publish") is None:
         return
-    label, chosen = run.step("label"), run.step("select")
+    labels = [Path(step.folder) for name in ("label", "relabel") if (step := run.step(name))]
+    chosen = run.step("select_again") or run.step("select")
     remember(
         db,
         Path(made.folder) / "bundle",
-        Path(label.folder) if label else None,
+        labels,
         Path(chosen.folder) if chosen else None,
         now_ms=now_ms,
     )
 
 
 def remember(
-    db: Connection, bundle: Path, labels: Path | None, selected: Path | None, *, now_ms: int
+    db: Connection, bundle: Path, labels: Sequence[Path], selected: Path | None, *, now_ms: int
 ) -> None:
-    """`labels` and `selected`: folders of those steps. Doing it again changes nothing."""
+    """`labels`: folders of those steps, the first first; `selected`: that of the last selection.
+
+    Doing it again changes nothing.
+    """
     trained_on: list[str] = []
     requests: set[str] = set()
-    if labels is not None and selected is not None:
-        known = _labels(db, sorted(labels.glob("*.parquet")), now_ms)
+    if selected is not None:
+        known = _labels(db, labels, now_ms)
         for head in sorted(selected.glob("*/head.json")):
             dataset = Dataset.open(head.parent)
             trained_on.append(dataset.hash)
@@ -74,27 +79,36 @@ def _version_of(db: Connection, name: str, digest: str) -> str:
     return ""
 
 
-def segment_of(id: str) -> str:
-    """The segment that a label's id is of: parts are called SEGMENT@FROM-TO."""
-    return id.partition("@")[0]
+def _labels(db: Connection, folders: Sequence[Path], now_ms: int) -> dict[str, str]:
+    """Keeps them; -> id of the label by the id of what it labels.
 
-
-def _labels(db: Connection, paths: Iterable[Path], now_ms: int) -> dict[str, str]:
-    """Keeps them; -> id of the label by the id of what it labels."""
+    What a later step labelled counts where it is kept and no earlier label was.
+    """
     found: dict[str, str] = {}
-    for path in paths:
+    kept: set[str] = set()
+    shards = [
+        (now_ms + place, path)
+        for place, folder in enumerate(folders)
+        for path in sorted(folder.glob("*.parquet"))
+    ]
+    for now_ms, path in shards:
         shard = [one for one in read_labels(path) if one.teacher is not None]
-        there = _there(db, {segment_of(one.segment.id) for one in shard})
+        there = _there(db, {whole(one.segment.id) for one in shard})
         for one in shard:
-            segment = segment_of(one.segment.id)
+            segment = whole(one.segment.id)
             if segment not in there or one.teacher is None:
                 continue
+            keeps = one.decision == "keep"
+            if one.segment.id in found and (one.segment.id in kept or not keeps):
+                continue
             found[one.segment.id] = f"{path.stem}/{one.segment.id}"
+            if keeps:
+                kept.add(one.segment.id)
             lineage.add_label(
                 db, id=found[one.segment.id], segment=segment, source="teacher",
                 author=one.teacher.provenance.family,
                 author_version=one.teacher.provenance.version, text=one.text,
-                accepted=one.decision == "keep",
+                accepted=keeps,
                 provenance={
                     "decision": one.decision, "triage": one.triage, "reasons": list(one.reasons),
                 },
@@ -107,7 +121,7 @@ def _keep(
     db: Connection, dataset: Dataset, labels: Mapping[str, str], now_ms: int
 ) -> set[str]:  # fmt: skip
     """Keeps a data set; -> requests that erased something that is in it."""
-    every = {segment_of(row.segment_id) for row in dataset.rows}
+    every = {whole(row.segment_id) for row in dataset.rows}
     there = _there(db, every)
     known = select(datasets.c.id).where(datasets.c.id == dataset.hash)
     if db.execute(known).one_or_none() is None:
@@ -117,7 +131,7 @@ def _keep(
                 weight=row.weight,
             )
             for row in dataset.rows
-            if (segment := segment_of(row.segment_id)) in there
+            if (segment := whole(row.segment_id)) in there
         }  # fmt: skip
         lineage.add_dataset(
             db, id=dataset.hash, name=dataset.head.name, manifest=str(dataset.path),

@@ -43,6 +43,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--minutes", type=float, default=12.0, help="of new speech that start it (default: 12)"
     )
+    parser.add_argument(
+        "--rounds", type=int, choices=(1, 2), default=1,
+        help="of training; in the second the student's own words are learnt (default: 1)",
+    )  # fmt: skip
     parser.add_argument("--patience", type=float, default=60.0, help="minutes, then it gives up")
     for name, count in (
         ("known-play", 120), ("replay", 1500), ("guard-dev", 300), ("guard", 300), ("known", 400),
@@ -71,7 +75,7 @@ def main() -> int:
     except FileNotFoundError as error:
         parser.error(str(error))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # not without ending what was begun
-    pace = Pace(args.speed, args.steps, args.minutes)
+    pace = Pace(args.speed, args.steps, args.minutes, args.rounds)
     world = World(out / scenario.name, speech, pace)
     world.clear()
     releases = ("release", "--repo", world.out / "repository", "--keys", world.out / "keys")

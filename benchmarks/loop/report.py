@@ -49,7 +49,7 @@ def make(world: World, store: Store, story: Story, sent: int) -> dict[str, Any]:
     if "select" in done:
         found["data"] = _data(steps)
     if "interpolate" in done:
-        found["interpolation"] = _mixed(steps["interpolate"])
+        found["interpolation"] = _mixed(steps[_last(steps, "interpolate")])
     if "gate" in steps and (Path(steps["gate"]["folder"]) / "verdict.json").exists():
         verdict = json.loads((Path(steps["gate"]["folder"]) / "verdict.json").read_text())
         found["gate"] = {"promote": verdict["promote"], "reasons": verdict["reasons"]}
@@ -100,6 +100,12 @@ def _run(folder: Path) -> dict[str, Any]:
     return dict((over or runs or [{"steps": []}])[0])
 
 
+def _last(steps: dict[str, Any], name: str) -> str:
+    """The same step of the second round, if there was one."""
+    again = f"{name}_again"
+    return again if again in steps else name
+
+
 def _data(steps: dict[str, Any]) -> dict[str, Any]:
     def lines(step: str, pattern: str) -> list[dict[str, Any]]:
         return [
@@ -108,7 +114,8 @@ def _data(steps: dict[str, Any]) -> dict[str, Any]:
             for line in path.read_text().splitlines()
         ]
 
-    train, dev = lines("select", "train.jsonl"), lines("select", "dev.jsonl")
+    chosen = _last(steps, "select")
+    train, dev = lines(chosen, "train.jsonl"), lines(chosen, "dev.jsonl")
     gathered = lines("gather", "segments-*.jsonl")
     return {
         "gathered": len(gathered),

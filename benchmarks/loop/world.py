@@ -49,6 +49,7 @@ class Pace:
     speed: float  # times real time, of what devices play
     steps: int  # of training
     minutes: float  # of new speech that start a retraining
+    rounds: int  # of training, in a retraining
 
 
 @dataclass
@@ -182,6 +183,7 @@ ledger = "{out}/ledger.jsonl"
 min_new_minutes = {self.pace.minutes}
 cool_down_hours = 0.0
 max_runs_per_week = 2
+rounds = {self.pace.rounds}
 """)
         for name in DEVICES:
             self._device(name, broker, url)

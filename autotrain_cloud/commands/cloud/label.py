@@ -25,6 +25,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--settings", type=Path, metavar="FILE", help="TOML, see docs/data.md")
     parser.add_argument("--teacher", metavar="NAME", help="instead of the settings' teacher")
     parser.add_argument("--model", metavar="MODEL", help="of --teacher: a size or a path")
+    parser.add_argument(
+        "--alone", type=float, metavar="CONFIDENCE",
+        help="ask no second teacher, and keep what the first is surer of than this (0 to 1)",
+    )  # fmt: skip
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
     parser.add_argument(
         "--place", choices=("local", "ray"), default=os.environ.get(PLACE) or "local",
@@ -54,6 +58,9 @@ def run(args: argparse.Namespace) -> int:
     if args.teacher:
         teacher = TeacherSettings(name=args.teacher, model=args.model or "")
         settings = replace(settings, teacher=teacher)
+    if args.alone is not None:
+        sure = replace(settings.triage, alone_confidence=args.alone)
+        settings = replace(settings, second=None, triage=sure)
     shards = files_of(args.shards, ".jsonl")
     for path in label_shards(shards, args.out, settings, jobs=args.jobs, place=args.place):
         labels = list(read_labels(path))

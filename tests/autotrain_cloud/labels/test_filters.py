@@ -143,6 +143,17 @@ def test_a_sure_teacher_is_believed_where_another_nearly_agrees_if_that_was_aske
         TriageSettings(sure_confidence=2.0)
 
 
+def test_a_teacher_may_be_believed_alone_by_how_sure_it_is_and_by_nothing_else() -> None:
+    settings = TriageSettings(alone_confidence=0.5)
+    assert triage(0.9, None, settings, confidence=0.6) == "alone"
+    assert triage(0.1, None, settings, confidence=0.6) == "alone"
+    assert triage(0.1, None, settings, confidence=0.5) == "lone"  # the device confirms nothing
+    assert triage(0.0, None, settings, confidence=0.1) == "easy"
+    assert triage(0.9, 0.5, settings, confidence=0.6) == "disputed"
+    with pytest.raises(ConfigError, match="alone_confidence"):
+        TriageSettings(alone_confidence=-0.1)
+
+
 def test_settings_that_nothing_could_pass_are_an_error() -> None:
     with pytest.raises(ConfigError, match="min_chars_per_s"):
         check_settings(FilterSettings(min_chars_per_s=30))

@@ -19,6 +19,7 @@ from autotrain_cloud.labels.label import (
 )
 from autotrain_cloud.labels.records import Label
 from autotrain_cloud.labels.shards import label_shards
+from autotrain_cloud.labels.triage import TriageSettings
 from autotrain_cloud.labels.trust import TrustModel, fit_trust
 from autotrain_cloud.segments import Samples, Segment
 from autotrain_cloud.tables import write_rows
@@ -155,6 +156,17 @@ def test_who_agrees_decides(
     other = None if second is None else Parrot([second], family="owl")
     [label] = labelled(Parrot([first]), other, segment(0, text=device))
     assert (label.triage, label.decision) == (kind, decision)
+
+
+def test_a_teacher_that_is_believed_alone_is_trusted_as_much_as_it_is_sure() -> None:
+    settings = replace(OFFLINE, triage=TriageSettings(alone_confidence=0.7))
+    for confidence, kind, decision in ((0.8, "alone", "keep"), (0.6, "lone", "review")):
+        parrot = Parrot([SAID], fields={"confidence": confidence})
+        [label] = Labeler(settings, parrot, None, None).label(
+            [segment(0, text="the thick crown")], Path()
+        )
+        assert (label.triage, label.decision) == (kind, decision)
+        assert (label.trust == confidence) == (kind == "alone")
 
 
 def test_agreement_of_families_overrules_doubts_but_no_hard_rule() -> None:

@@ -53,6 +53,9 @@ def test_the_table_names_only_what_exists() -> None:
         assert program == "vitconformer" and verb in known
 
 
+AFTER = ("calibrate", "gate")  # what comes of the last round
+
+
 def test_the_trained_steps_have_options_that_their_verbs_know() -> None:
     import argparse
 
@@ -70,12 +73,40 @@ def test_the_trained_steps_have_options_that_their_verbs_know() -> None:
     assert seen == ours
 
 
+def test_the_second_round_does_what_the_first_did_with_what_the_student_understood() -> None:
+    names = [*Inputs.__slots__, *Knobs.__slots__, *OF_A_RUN]
+    two = {step.name: step for step in plan({}, names)}
+    one = {step.name: step for step in plan(dict.fromkeys(steps.SECOND_ROUND, ""), names)}
+    assert set(two) - set(one) == set(steps.SECOND_ROUND)
+    assert all(two[name] == step for name, step in one.items() if name not in AFTER)
+    values = {name: f"<{name}>" for name in (*two, *names, "out")} | {"train_set": ("a=1",)}
+    first, again = (dict(values, relabel=relabel) for relabel in ("", "<relabel>"))
+    repeated = [name.removesuffix("_again") for name in steps.SECOND_ROUND if name != "relabel"]
+    for name in repeated:
+        before, after = one[name].argv(first), two[f"{name}_again"].argv(again)
+        after = tuple(
+            "<checkpoint>" if word == "<interpolate>/model.safetensors" and name == "retrain"
+            else word.replace("_again>", ">")
+            for word in after if word != "<relabel>"
+        )  # fmt: skip
+        assert after == before
+    assert "<relabel>" in two["select_again"].argv(again)
+    assert "<retrain_again>/run" in two["interpolate_again"].argv(again)
+    for name in AFTER:
+        before, after = one[name].argv(first), two[name].argv(again)
+        assert [word.replace("_again>", ">") for word in after] == [*before] != [*after]
+    replaced = {step.name: step for step in plan({"retrain": "mine {features} {out}"}, names)}
+    assert replaced["retrain_again"].command == "mine {features_again} {out}"
+    assert replaced["retrain_again"].makes == ()
+
+
 def test_a_command_may_be_replaced_or_left_out() -> None:
     names = [*Inputs.__slots__, *Knobs.__slots__, *OF_A_RUN]
     replaced = {step.name: "" for step in steps.STEPS} | {"select": "pick {out}"}
     (only,) = plan(replaced, names)
     assert only.command == "pick {out}" and only.makes == ()
-    rest = {"gather": "", "label": "", "noise": "", "select": "pick {out}"}
+    rest = dict.fromkeys(("gather", "label", "noise", *steps.SECOND_ROUND), "")
+    rest["select"] = "pick {out}"
     (retrain,) = [s for s in plan(rest | {"noise_features": ""}, names) if s.name == "retrain"]
     values = dict.fromkeys(retrain.needs, "x") | {"out": "o", "train_set": (), "noise_features": ""}
     assert "--replay" in retrain.argv(values) and "--noise" not in retrain.argv(values)

@@ -222,6 +222,47 @@ def test_of_few_voices_none_is_all_that_is_asked_before_going_further() -> None:
     assert set(asked) == {"d0", "d1", "d2"} and 0.1 < len(asked) / len(found.rows) < 0.3
 
 
+@pytest.mark.parametrize("devices", [3, 40])
+def test_what_only_the_student_said_is_learnt_but_measures_nothing(devices: int) -> None:
+    """And with more to learn, the same measures: a second round asks what the first one asked."""
+    rng = random.Random(0)
+    settings = SelectionSettings(replay_share=0.0, dev_share=0.2)
+    confirmed = [
+        label(
+            f"{n:03}", sentence(SAILING, rng), segment_device=f"d{n % devices}",
+        )
+        for n in range(100)
+    ]  # fmt: skip
+    for n in range(1, 100, 2):  # confirmed in part
+        segment = replace(confirmed[n].segment, id=f"{n:03}@10-900", end_s=0.9)
+        confirmed[n] = replace(confirmed[n], segment=segment)
+    own = [
+        label(
+            f"{n:03}", sentence(SAILING, rng), segment_device=f"d{n % devices}", triage="alone",
+            trust=1.0,
+        )
+        for n in range(60, 200)
+    ]  # fmt: skip
+
+    def asked(labels: list[Label]) -> tuple[set[str], set[str]]:
+        rows = select(labels, settings).rows
+        assert len({row.segment_id for row in rows}) == len(rows)
+        sides = {row.device: row.split for row in rows}
+        if devices == 40:
+            assert all(sides[row.device] == row.split for row in rows)
+        return (
+            {row.segment_id for row in rows if row.split == "dev"},
+            {row.segment_id for row in rows if row.triage == "alone"},
+        )
+
+    known = [replace(one, text="what it heard", triage="easy", trust=1.0) for one in confirmed]
+    first, _ = asked(confirmed)
+    second, learnt = asked([*own, *known[:30], *confirmed])
+    assert second == first and len(learnt) > 50
+    assert not learnt & {one.segment.id.partition("@")[0] for one in confirmed}
+    assert asked(own)[0]  # where nothing else is there, it must do
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 @pytest.mark.parametrize("dev_share", [0.0, 0.01, 0.5, 0.99])
 def test_neither_side_of_a_split_of_few_utterances_is_empty(count: int, dev_share: float) -> None:
