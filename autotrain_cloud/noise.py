@@ -74,7 +74,7 @@ def write_noise(shards: Iterable[Path], out: Path) -> int:
                 soundfile.write(path, clip, SAMPLE_RATE)
                 lines.append({
                     "audio_filepath": f"audio/{path.name}", "duration": len(clip) / SAMPLE_RATE,
-                    "text": "", "speaker": segment.device,
+                    "text": "", "speaker": segment.device, "segment": segment.id,
                 })  # fmt: skip
     write_atomically(out / MANIFEST, "".join(json.dumps(line) + "\n" for line in lines).encode())
     return len(lines)

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, select
 from autotrain_cloud.datasets.manifest import Dataset
 from autotrain_cloud.labels.label import read_labels
 from autotrain_cloud.labels.stretches import whole
+from autotrain_cloud.noise import MANIFEST
 from autotrain_cloud.pipeline.record import Run
 from autotrain_cloud.review import doubt
 from autotrain_cloud.store import lineage
@@ -29,32 +30,42 @@ def remember_run(db: Connection, run: Run, *, now_ms: int) -> None:
     made = run.step("calibrate")
     if made is None or run.step("publish") is None:
         return
-    labels = [Path(step.folder) for name in ("label", "relabel") if (step := run.step(name))]
-    chosen = run.step("select_again") or run.step("select")
+
+    def folders(*names: str) -> list[Path]:
+        return [Path(step.folder) for name in names if (step := run.step(name))]
+
     remember(
         db,
         Path(made.folder) / "bundle",
-        labels,
-        Path(chosen.folder) if chosen else None,
+        folders("label", "relabel"),
+        folders("select", "select_again"),
+        folders("noise"),
         now_ms=now_ms,
     )
 
 
 def remember(
-    db: Connection, bundle: Path, labels: Sequence[Path], selected: Path | None, *, now_ms: int
+    db: Connection,
+    bundle: Path,
+    labels: Sequence[Path],
+    selected: Sequence[Path],
+    noise: Sequence[Path] = (),
+    *,
+    now_ms: int,
 ) -> None:
-    """`labels`: folders of those steps, the first first; `selected`: that of the last selection.
-
-    Doing it again changes nothing.
-    """
+    """All but the bundle are folders of steps, the first first. Doing it again changes nothing."""
     trained_on: list[str] = []
     requests: set[str] = set()
-    if selected is not None:
-        known = _labels(db, labels, now_ms)
-        for head in sorted(selected.glob("*/head.json")):
-            dataset = Dataset.open(head.parent)
-            trained_on.append(dataset.hash)
-            requests |= _keep(db, dataset, known, now_ms)
+    known = _labels(db, labels, now_ms) if selected else {}
+    for head in (head for folder in selected for head in sorted(folder.glob("*/head.json"))):
+        dataset = Dataset.open(head.parent)
+        trained_on.append(dataset.hash)
+        requests |= _keep(db, dataset, known, now_ms)
+    for folder in noise:
+        clips = (folder / MANIFEST).read_bytes()
+        if clips:
+            trained_on.append(hashlib.sha256(clips).hexdigest())
+            requests |= _keep_noise(db, trained_on[-1], folder, clips, now_ms)
     manifest = Bundle.open(bundle).manifest
     parent = manifest.parent and (
         _version_of(db, manifest.name, manifest.parent) or manifest.parent
@@ -117,14 +128,11 @@ def _labels(db: Connection, folders: Sequence[Path], now_ms: int) -> dict[str, s
     return found
 
 
-def _keep(
-    db: Connection, dataset: Dataset, labels: Mapping[str, str], now_ms: int
-) -> set[str]:  # fmt: skip
+def _keep(db: Connection, dataset: Dataset, labels: Mapping[str, str], now_ms: int) -> set[str]:
     """Keeps a data set; -> requests that erased something that is in it."""
     every = {whole(row.segment_id) for row in dataset.rows}
     there = _there(db, every)
-    known = select(datasets.c.id).where(datasets.c.id == dataset.hash)
-    if db.execute(known).one_or_none() is None:
+    if not _is_known(db, dataset.hash):
         members = {
             segment: lineage.Member(
                 segment=segment, label=labels.get(row.segment_id), split=row.split,
@@ -138,8 +146,30 @@ def _keep(
             members=members.values(), parents=dataset.head.parents,
             recipe=json.loads(dataset.head.settings), now_ms=now_ms,
         )  # fmt: skip
+    return _erased(db, every - there)
+
+
+def _keep_noise(db: Connection, id: str, folder: Path, clips: bytes, now_ms: int) -> set[str]:
+    """The same of what was heard between words: a model has learnt it too."""
+    every = {json.loads(line)["segment"] for line in clips.splitlines()}
+    there = _there(db, every)
+    if not _is_known(db, id):
+        members = [lineage.Member(segment=segment, split="noise") for segment in sorted(there)]
+        lineage.add_dataset(
+            db, id=id, name="noise", manifest=str(folder), members=members, now_ms=now_ms
+        )
+    return _erased(db, every - there)
+
+
+def _is_known(db: Connection, dataset: str) -> bool:
+    found = db.execute(select(datasets.c.id).where(datasets.c.id == dataset))
+    return found.one_or_none() is not None
+
+
+def _erased(db: Connection, ids: set[str]) -> set[str]:
+    """The requests that erased these segments."""
     found: set[str] = set()
-    for some in slices(every - there):
+    for some in slices(ids):
         grave = (tombstones.c.kind == "segment") & tombstones.c.key.in_(some)
         found |= set(db.scalars(select(tombstones.c.erasure).where(grave)))
     return found

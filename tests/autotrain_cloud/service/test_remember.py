@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from pathlib import Path
 
 from sqlalchemy import select
@@ -48,15 +49,38 @@ def test_a_model_grown_from_one_is_named_by_answers_of_before_and_after(
     (tmp_path / "label").mkdir()
     first = published(tmp_path, "8.0")
     with store.begin() as db:
-        remember(db, first, [tmp_path / "label"], tmp_path / "select", now_ms=2)
+        remember(db, first, [tmp_path / "label"], [tmp_path / "select"], now_ms=2)
     early = erasure.erase(store, segments=[one], now_ms=3)
     with store.begin() as db:
-        remember(db, published(tmp_path, "9.0", first), [], None, now_ms=4)
+        remember(db, published(tmp_path, "9.0", first), [], [], now_ms=4)
         assert lineage.lineage(db, [two]).models == (("en-demo", "8.0"), ("en-demo", "9.0"))
         kept = db.scalar(select(erasures.c.lineage).where(erasures.c.id == early.id))
     assert early.lineage.models == (("en-demo", "8.0"),)
     assert kept["models"] == [["en-demo", "8.0"], ["en-demo", "9.0"]]
     assert kept["datasets"] == list(early.lineage.datasets)
+
+
+def test_a_model_that_learnt_the_noise_beside_a_segment_was_trained_on_it(
+    store: Store, tmp_path: Path
+) -> None:
+    new_ingest(store).commit([packet(segment(n)) for n in (1, 2)], now_ms=1)
+    one, two, gone = (segment(n).id for n in (1, 2, 3))
+    for name in ("select", "noise", "quiet"):
+        (tmp_path / name).mkdir()
+    freeze(tmp_path / "select", "train", [row(one, 1)])
+    lines = [{"audio_filepath": f"audio/{id}-0.flac", "segment": id} for id in (two, two, gone)]
+    (tmp_path / "noise" / "noise.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    (tmp_path / "quiet" / "noise.jsonl").write_text("")  # a fleet without noise
+    bundle = published(tmp_path, "8.0")
+    for _ in range(2):
+        with store.begin() as db:
+            folders = [tmp_path / "noise"], [tmp_path / "quiet"]
+            for noise in folders:
+                remember(db, bundle, [], [tmp_path / "select"], noise, now_ms=2)
+    with store.read() as db:
+        assert lineage.lineage(db, [two]).models == (("en-demo", "8.0"),)
+        assert len(lineage.lineage(db, [one, two]).datasets) == 2
+        assert lineage.lineage(db, [gone]).datasets == ()
 
 
 def test_what_the_student_said_counts_where_no_teacher_was_believed(
@@ -75,7 +99,7 @@ def test_what_the_student_said_counts_where_no_teacher_was_believed(
     folders = [tmp_path / "label", tmp_path / "relabel"]
     for _ in range(2):
         with store.begin() as db:
-            remember(db, published(tmp_path, "8.0"), folders, tmp_path / "select", now_ms=2)
+            remember(db, published(tmp_path, "8.0"), folders, [tmp_path / "select"], now_ms=2)
     with store.read() as db:
         members = {
             one.segment: one.text
@@ -104,7 +128,7 @@ def test_a_part_of_a_segment_is_the_segments_and_what_was_erased_is_left_out(
     bundle = published(tmp_path, "9.0")
     for _ in range(2):
         with store.begin() as db:
-            remember(db, bundle, [tmp_path / "label"], tmp_path / "select", now_ms=2)
+            remember(db, bundle, [tmp_path / "label"], [tmp_path / "select"], now_ms=2)
     with store.read() as db:
         for id in (one, two):
             assert len(lineage.lineage(db, [id]).datasets) == 1
