@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 FORMAT = 1  # of label shards; part of their names
 # A teacher's doubts, which agreement of two families overrules.
 DOUBTS = ("avg_logprob", "no_speech_prob", "confidence")
+NOISY_DB = 10.0  # signal to noise, below which speech is not all seen
 # What a person can put right.
 REPAIRABLE = ("alphabet",)
 _NOTHING = SpeechEvidence(speech_s=0.0, voiced_s=0.0, snr_db=0.0, level_db=-120.0)
@@ -168,7 +169,7 @@ def judge(
     to_second = None if other is None else distance(text, other)
     outcomes = combine(
         check_speech(evidence, settings.filters),
-        check_transcript(teacher, text, evidence.speech_s, settings.filters),
+        check_transcript(teacher, text, _spoken_s(evidence, teacher), settings.filters),
     )
     kind = triage(to_device, to_second, settings.triage, confidence=teacher.confidence)
     decision, reasons = decide(kind, failed(outcomes))
@@ -199,6 +200,13 @@ def judge(
             decision="keep", reasons=(), trust=1.0,
         )  # fmt: skip
     return label
+
+
+def _spoken_s(evidence: SpeechEvidence, teacher: Transcript) -> float:
+    """How long it was spoken. In noise soft sounds drown: there the words' own times count too."""
+    if evidence.snr_db >= NOISY_DB or not teacher.words:
+        return evidence.speech_s
+    return max(evidence.speech_s, teacher.words[-1].end_s - teacher.words[0].start_s)
 
 
 def decide(kind: str, broken: Sequence[str]) -> tuple[str, tuple[str, ...]]:

@@ -196,7 +196,7 @@ _FIRST: tuple[Step, ...] = (
 # beam and no hurry the model of the first round understands more than any device, also where no
 # teacher does. What it is sure of is learnt in a second round, which goes on from that model; what
 # must not be forgotten is still what the champion knew.
-_REPEATED = (*("select", "features", "retrain", "interpolate", "export", "confidence", "bundle"),)
+_REPEATED = ("select", "features", "retrain", "interpolate", "export", "confidence", "bundle")
 _SECOND = (
     Step(
         name="relabel",

@@ -88,7 +88,10 @@ def select(
             left_out[label.segment.id] = why
         else:
             usable.append(label)
+    labelled = {label.segment.id for label in usable}
     usable = _one_each(usable)
+    in_part = labelled - {label.segment.id for label in usable}
+    left_out.update(dict.fromkeys(in_part, "only the student said it, and a part is confirmed"))
     # The best first: of duplicates the first is kept.
     usable.sort(
         key=lambda label: (
@@ -160,13 +163,14 @@ def select(
             "device's limit"
         )
     rows, kept_apart = _split(rows, settings.dev_share)
-    left_out.update(dict.fromkeys(kept_apart, "of a voice that develops, and nobody confirms it"))
     chosen = {row.segment_id for row in rows}
     for label, use in zip(usable, utility, strict=True):
         if label.segment.id not in chosen:
             left_out[label.segment.id] = (
                 "less useful than what fits the hours" if use else "of another domain, or known"
             )
+    left_out.update(dict.fromkeys(kept_apart, "of a voice that develops, and nobody confirms it"))
+    left_out = {segment: why for segment, why in left_out.items() if segment not in chosen}
     return Selection((*rows, *(r for r in replay if r.segment_id not in chosen)), left_out)
 
 

@@ -196,6 +196,8 @@ def test_the_verb_refuses_what_it_cannot_use(work: Path, tmp_path: Path) -> None
         go(new=tmp_path)
     with pytest.raises(ConfigError, match=r"gone.safetensors: not a readable checkpoint"):
         go(old=work / "gone.safetensors")
+    with pytest.raises(ConfigError, match=r"no share .* makes fewer errors in the \d+ words"):
+        go(new=work / "old.safetensors")
     with pytest.raises(ConfigError, match="feature store is not there"):
         go(guard=work / "nowhere")
     assert not (tmp_path / "x").exists()

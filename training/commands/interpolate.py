@@ -78,6 +78,12 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     best = choose(points, tolerance=args.tolerance)
     if best.alpha == 0:
+        if any(point.worst_loss(points[0]) <= args.tolerance for point in points[1:]):
+            words = sum(points[0].words.values())
+            raise ConfigError(
+                f"no share of the new weights makes fewer errors in the {words} words of the "
+                "targets: train with more steps, or on more of what is to be learnt"
+            )
         raise ConfigError(
             f"no share of the new weights keeps the guards within {args.tolerance:.1%}: train "
             "with a lower optim.lr or a higher data.replay_share"

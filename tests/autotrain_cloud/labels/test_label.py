@@ -14,6 +14,7 @@ from autotrain_cloud.labels.label import (
     Labeler,
     LabelSettings,
     decide,
+    judge,
     label_shard,
     read_labels,
 )
@@ -21,7 +22,8 @@ from autotrain_cloud.labels.records import Label
 from autotrain_cloud.labels.shards import label_shards
 from autotrain_cloud.labels.triage import TriageSettings
 from autotrain_cloud.labels.trust import TrustModel, fit_trust
-from autotrain_cloud.segments import Samples, Segment
+from autotrain_cloud.segments import HeardWord, Samples, Segment
+from autotrain_cloud.speech import SpeechEvidence
 from autotrain_cloud.tables import write_rows
 from autotrain_cloud.teacher import Provenance, TeacherSettings, Transcript
 from edge_runtime.errors import ConfigError, StorageError
@@ -167,6 +169,25 @@ def test_a_teacher_that_is_believed_alone_is_trusted_as_much_as_it_is_sure() -> 
         )
         assert (label.triage, label.decision) == (kind, decision)
         assert (label.trust == confidence) == (kind == "alone")
+
+
+@pytest.mark.parametrize(("snr_db", "decision"), [(5.0, "keep"), (20.0, "drop")])
+def test_in_noise_a_text_may_take_as_long_as_its_words_were_heard_to(
+    snr_db: float, decision: str
+) -> None:
+    """Of two and a half seconds of speech 0.8 s stood out: too little for 67 letters."""
+    words = tuple(
+        HeardWord(word=word, start_s=1 + 0.2 * place, end_s=1.1 + 0.2 * place, confidence=0.9)
+        for place, word in enumerate(SAID.split())
+    )
+    heard = Transcript(
+        text=SAID, words=words, confidence=0.9, compression_ratio=1.0,
+        provenance=Parrot([]).provenance,
+    )  # fmt: skip
+    evidence = SpeechEvidence(speech_s=0.8, voiced_s=0.5, snr_db=snr_db, level_db=-30.0)
+    label = judge(segment(0, text="the thick crown"), evidence, heard, heard, None, OFFLINE)
+    assert (label.triage, label.decision) == ("gold", decision)
+    assert label.reasons == (() if decision == "keep" else ("rate",))
 
 
 def test_agreement_of_families_overrules_doubts_but_no_hard_rule() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from autotrain_cloud.datasets.manifest import Dataset
 from autotrain_cloud.pipeline import supervise
 from autotrain_cloud.pipeline.controller import Controller
 from autotrain_cloud.release import KeyRing, Repository
@@ -105,3 +107,75 @@ def test_a_killed_trainer_and_controller_later_a_better_bundle_is_published(tmp_
     repository = Repository(tmp_path / "repo", KeyRing.load(tmp_path / "keys"))
     assert any("0.5.0 (release 5)" in line for line in repository.status())
     controller.close()
+
+
+TWO_ROUNDS = {
+    'noise = ""': 'noise = ""\ninterpolate = "vitconformer interpolate --old {checkpoint} '
+    "--new {retrain}/run --tokenizer {tokenizer} --target {replay_features}/store "
+    '--guard {guard_features}/store --tolerance 1 --out {out}/model.safetensors --json"',
+    'gate = ""': 'gate = ""\ncalibrate = "cp -r {bundle}/bundle {out}/bundle"',
+    'gather = ""': 'gather = "cp {replay}.segments {out}/segments-0001.jsonl"',
+    'label = ""': 'label = "vitconformer cloud label {gather} --teacher bundle --model {champion} '
+    '--out {out}"',
+    "select = \"sh -c 'cp {replay} {out}/train.jsonl; cp {replay} {out}/dev.jsonl'\"": "",
+    "[commands]": "own_confidence = 0.1\n[policy]\nrounds = 2\n[commands]",
+}
+
+
+@pytest.mark.slow
+def test_a_second_round_learns_what_the_first_ones_model_understood(tmp_path: Path) -> None:
+    """Of every other segment the device understood nothing, and there is one teacher alone."""
+    utterances = read_manifest(ROOT / "samples" / "manifest.jsonl")
+    for name, lines in {
+        "speech.jsonl": [
+            {"audio_filepath": str(u.audio_filepath.absolute()), "duration": u.duration,
+             "text": u.text, "speaker": u.speaker}
+            for u in utterances
+        ],
+        "speech.jsonl.segments": [
+            {"id": f"s{number}", "audio": str(u.audio_filepath.absolute()),
+             "duration_s": u.duration, "text": u.text if number % 2 else "nothing", "device": "d"}
+            for number, u in enumerate(utterances)
+        ],
+    }.items():  # fmt: skip
+        (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    shutil.copy(tmp_path / "speech.jsonl", tmp_path / "guard.jsonl")
+    Repository.create(tmp_path / "repo", tmp_path / "keys", ["en-demo"])
+    text = SETTINGS.replace("@", str(CHAMPION))
+    for old, new in TWO_ROUNDS.items():
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "pipeline.toml").write_text(text)
+    controller = Controller.open(tmp_path / "pipeline.toml")
+    controller.start(why="a test", id="r1")
+    controller.close()
+    done = subprocess.run(
+        [sys.executable, "-m", "edge_runtime", "cloud", "runs", "work", "--once", "--settings",
+         tmp_path / "pipeline.toml"], timeout=1500,
+    )  # fmt: skip
+    assert done.returncode == 0
+    run = controller.runs.read("r1")
+    assert run.state == "done", run.reason
+    made = {step.name: Path(step.folder) for step in run.steps}
+    first, second = (
+        {row.segment_id: row for row in Dataset.open(head.parent).rows}
+        for name in ("select", "select_again")
+        for head in made[name].glob("*/head.json")
+    )
+    confirmed = {id: row for id, row in first.items() if row.triage == "near"}
+    own = {id: row for id, row in second.items() if row.triage == "alone"}
+    assert confirmed and own and all(row.split == "train" for row in own.values())
+    for id, row in confirmed.items():
+        assert (second[id].text, second[id].split) == (row.text, row.split)
+    teachers = {row.teacher for row in own.values()}
+    assert len(teachers) == 1 and not teachers & {row.teacher for row in confirmed.values()}
+    (made_of,) = [
+        one
+        for one in Bundle.open(made["calibrate"] / "bundle").manifest.training_data["datasets"]
+        if one["sha256"] == hashlib.sha256(
+            (made["select_again"] / "train.jsonl").read_bytes()
+        ).hexdigest()
+    ]  # fmt: skip
+    assert made_of
+    champion = json.loads((tmp_path / "pipeline" / "champion.json").read_text())
+    assert champion["checkpoint"] == str(made["bundle_again"] / "model.safetensors")

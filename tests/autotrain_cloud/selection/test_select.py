@@ -245,8 +245,10 @@ def test_what_only_the_student_said_is_learnt_but_measures_nothing(devices: int)
     ]  # fmt: skip
 
     def asked(labels: list[Label]) -> tuple[set[str], set[str]]:
-        rows = select(labels, settings).rows
-        assert len({row.segment_id for row in rows}) == len(rows)
+        found = select(labels, settings)
+        rows, ids = found.rows, {row.segment_id for row in found.rows}
+        assert len(ids) == len(rows) and not ids & found.left_out.keys()
+        assert {one.segment.id for one in labels} == ids | found.left_out.keys()
         sides = {row.device: row.split for row in rows}
         if devices == 40:
             assert all(sides[row.device] == row.split for row in rows)
