@@ -22,7 +22,6 @@ beside each other: what waking up for every block costs, and looking after the h
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
@@ -160,7 +159,7 @@ def _costs(spent: dict[str, list[float]], times: int, once_s: float, kept: Kept)
 def _beside(commands: dict[tuple[str, int], list[str]]) -> dict[str, Any]:
     """All at once, as they mostly sleep; CPU seconds, and the ratio of what a second costs."""
     started = {key: _start(words) for key, words in commands.items()}
-    spent = {key: _cpu(process) for key, process in started.items()}
+    spent = {key: measure.cpu_s(process) for key, process in started.items()}
     once, often = sorted({times for _, times in commands})
     more = {
         system: spent[system, often] - spent[system, once] for system in ("transcribe", "listening")
@@ -190,15 +189,6 @@ def _start(words: Sequence[str]) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-
-
-def _cpu(process: subprocess.Popen[bytes]) -> float:
-    """Seconds of user and system time of a process, when it is over."""
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{process.args!r} failed with {process.returncode}")
-    return usage.ru_utime + usage.ru_stime
 
 
 def _config(folder: Path, bundle: Path, *, consent: bool) -> Path:

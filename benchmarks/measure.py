@@ -241,25 +241,32 @@ def take_turns(programs: Mapping[str, Callable[[], subprocess.Popen[bytes]]]) ->
     after the other meet different neighbours. Raises SystemExit if one fails.
     """
     waiting, spent = {}, {}
-    for name, begin in programs.items():
-        waiting[name] = begin()
-        os.kill(waiting[name].pid, signal.SIGSTOP)
-    while waiting:
-        for name, process in list(waiting.items()):
-            os.kill(process.pid, signal.SIGCONT)
-            time.sleep(SLICE_S)
-            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-            if not pid:
-                os.kill(process.pid, signal.SIGSTOP)
-                continue
-            del waiting[name]
-            process.returncode = os.waitstatus_to_exitcode(status)
-            if process.returncode:
-                for other in waiting.values():
-                    other.kill()
-                raise SystemExit(f"{process.args!r} failed with {process.returncode}")
-            spent[name] = usage.ru_utime + usage.ru_stime
+    try:
+        for name, begin in programs.items():
+            waiting[name] = begin()
+            os.kill(waiting[name].pid, signal.SIGSTOP)
+        while waiting:
+            for name, process in list(waiting.items()):
+                os.kill(process.pid, signal.SIGCONT)
+                time.sleep(SLICE_S)
+                if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                    os.kill(process.pid, signal.SIGSTOP)
+                else:
+                    spent[name] = cpu_s(process)
+                    del waiting[name]
+    finally:
+        for process in waiting.values():  # also those that stand still, when we are interrupted
+            process.kill()
     return spent
+
+
+def cpu_s(process: subprocess.Popen[bytes]) -> float:
+    """User and system time of a process, when it is over. Raises SystemExit if it failed."""
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{process.args!r} failed with {process.returncode}")
+    return usage.ru_utime + usage.ru_stime
 
 
 def percentiles(values: Sequence[float], *ranks: int) -> dict[str, float]:

@@ -152,7 +152,7 @@ class Broker:
             shutil.copy(self.authority.revocations(kind), self.folder / "fleet")
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 20
         for port in (self.port, self.service_port):
             while True:
                 try:

@@ -66,7 +66,7 @@ class ObjectStore:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env=os.environ | {"RCLONE_CONFIG": "/dev/null"},
             )  # fmt: skip
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 20
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self.port), timeout=1).close()

@@ -271,7 +271,7 @@ class Pipeline:
     def _crown(self, results: Mapping[str, str]) -> None:
         """The next run goes on from what was published."""
         made = {name: self.folder / "results" / name / key for name, key in results.items()}
-        weights = made.get("bundle_again") or made.get("bundle")
+        weights = made.get(steps.newest("bundle", made))
         if "calibrate" in made and weights:
             fields = {
                 "champion": str(made["calibrate"] / "bundle"),

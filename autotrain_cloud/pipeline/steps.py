@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -251,6 +251,12 @@ _LAST = (
 STEPS: tuple[Step, ...] = (*_FIRST, *_SECOND, *_LAST)
 
 
+def newest(name: str, made: Container[str]) -> str:
+    """This step, or the same of a second round if that was made."""
+    again = f"{name}_again"
+    return again if again in made else name
+
+
 def plan(commands: Mapping[str, str], names: Sequence[str]) -> tuple[Step, ...]:
     """The table with these commands in the place of its own, empty ones left out.
 
@@ -262,12 +268,12 @@ def plan(commands: Mapping[str, str], names: Sequence[str]) -> tuple[Step, ...]:
         if name not in known:
             raise ConfigError(f"commands.{name}: no such step; there are {', '.join(known)}")
     found: list[Step] = []
-    newest: dict[str, str] = {}
+    latest: dict[str, str] = {}
     for step in STEPS:
         template = commands.get(step.name, commands.get(step.again, step.command))
         if not template.strip():
             continue
-        command = _NAME.sub(lambda name: f"{{{newest.get(name[1], name[1])}}}", template)
+        command = _NAME.sub(lambda name: f"{{{latest.get(name[1], name[1])}}}", template)
         # A command that was replaced makes what it makes; the next step will miss what it lacks.
         changed = Step(
             name=step.name, command=command, timeout_s=step.timeout_s, tries=step.tries,
@@ -275,7 +281,7 @@ def plan(commands: Mapping[str, str], names: Sequence[str]) -> tuple[Step, ...]:
             outlives=step.outlives, again=step.again,
         )  # fmt: skip
         if step.again:
-            newest[step.again] = step.name
+            latest[step.again] = step.name
         there = {*names, *(earlier.name for earlier in found)}
         optional = known.keys() - changed.required
         for need in changed.needs:

@@ -102,7 +102,7 @@ def _labels(db: Connection, folders: Sequence[Path], now_ms: int) -> dict[str, s
         for place, folder in enumerate(folders)
         for path in sorted(folder.glob("*.parquet"))
     ]
-    for now_ms, path in shards:
+    for at_ms, path in shards:
         shard = [one for one in read_labels(path) if one.teacher is not None]
         there = _there(db, {whole(one.segment.id) for one in shard})
         for one in shard:
@@ -123,7 +123,7 @@ def _labels(db: Connection, folders: Sequence[Path], now_ms: int) -> dict[str, s
                 provenance={
                     "decision": one.decision, "triage": one.triage, "reasons": list(one.reasons),
                 },
-                doubt=doubt(one), now_ms=now_ms,
+                doubt=doubt(one), now_ms=at_ms,
             )  # fmt: skip
     return found
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import soundfile
 
+from autotrain_cloud.pipeline.steps import newest
 from autotrain_cloud.store import Store
 from benchmarks.loop import fleet
 from benchmarks.loop.story import Story
@@ -49,7 +50,7 @@ def make(world: World, store: Store, story: Story, sent: int) -> dict[str, Any]:
     if "select" in done:
         found["data"] = _data(steps)
     if "interpolate" in done:
-        found["interpolation"] = _mixed(steps[_last(steps, "interpolate")])
+        found["interpolation"] = _mixed(steps[newest("interpolate", steps)])
     if "gate" in steps and (Path(steps["gate"]["folder"]) / "verdict.json").exists():
         verdict = json.loads((Path(steps["gate"]["folder"]) / "verdict.json").read_text())
         found["gate"] = {"promote": verdict["promote"], "reasons": verdict["reasons"]}
@@ -100,12 +101,6 @@ def _run(folder: Path) -> dict[str, Any]:
     return dict((over or runs or [{"steps": []}])[0])
 
 
-def _last(steps: dict[str, Any], name: str) -> str:
-    """The same step of the second round, if there was one."""
-    again = f"{name}_again"
-    return again if again in steps else name
-
-
 def _data(steps: dict[str, Any]) -> dict[str, Any]:
     def lines(step: str, pattern: str) -> list[dict[str, Any]]:
         return [
@@ -114,7 +109,7 @@ def _data(steps: dict[str, Any]) -> dict[str, Any]:
             for line in path.read_text().splitlines()
         ]
 
-    chosen = _last(steps, "select")
+    chosen = newest("select", steps)
     train, dev = lines(chosen, "train.jsonl"), lines(chosen, "dev.jsonl")
     gathered = lines("gather", "segments-*.jsonl")
     return {

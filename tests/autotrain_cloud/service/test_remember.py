@@ -74,9 +74,8 @@ def test_a_model_that_learnt_the_noise_beside_a_segment_was_trained_on_it(
     bundle = published(tmp_path, "8.0")
     for _ in range(2):
         with store.begin() as db:
-            folders = [tmp_path / "noise"], [tmp_path / "quiet"]
-            for noise in folders:
-                remember(db, bundle, [], [tmp_path / "select"], noise, now_ms=2)
+            noise = [tmp_path / "noise", tmp_path / "quiet"]
+            remember(db, bundle, [], [tmp_path / "select"], noise, now_ms=2)
     with store.read() as db:
         assert lineage.lineage(db, [two]).models == (("en-demo", "8.0"),)
         assert len(lineage.lineage(db, [one, two]).datasets) == 2

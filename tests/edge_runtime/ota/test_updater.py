@@ -286,7 +286,7 @@ def test_the_thread_looks_by_itself_follows_hints_and_ends_when_it_is_told(place
             else:
                 place.publish(4)
                 updater.hint()
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 20
             while (model := updater.changed()) is None and time.monotonic() < deadline:
                 time.sleep(0.01)
             assert model == release
