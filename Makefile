@@ -46,7 +46,8 @@ define debian
 		elif [ "$$(id -u)" = 0 ]; then \
 			echo "Installing Debian packages: $$missing"; \
 			apt-get update -qq; \
-			DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+			DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+				-o DPkg::Lock::Timeout=300 $$missing >/dev/null; \
 		else \
 			echo "Missing: sudo apt-get install $$missing" >&2; exit 1; \
 		fi; \

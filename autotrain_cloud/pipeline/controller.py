@@ -60,6 +60,7 @@ class Knobs:
 
     recipe: str = "finetune"
     train_set: tuple[str, ...] = ()  # SECTION.FIELD=VALUE
+    train_set_again: tuple[str, ...] = ("optim.lr=4e-4",)  # after these, in a second round
     threads: int = 2
     jobs: int = 2
     own_confidence: float = 0.5  # that the student's words need for its successor to learn them

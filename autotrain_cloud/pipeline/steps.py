@@ -194,8 +194,9 @@ _FIRST: tuple[Step, ...] = (
 
 # The student teaches its successor (noisy student training, Park et al., arXiv:2005.09629): with a
 # beam and no hurry the model of the first round understands more than any device, also where no
-# teacher does. What it is sure of is learnt in a second round, which goes on from that model; what
-# must not be forgotten is still what the champion knew.
+# teacher does. What it is sure of is learnt in a second round, which goes on from that model, more
+# slowly, since of the words it learns then one in five is wrong (docs/lab-notebook.md). What must
+# not be forgotten is still what the champion knew.
 _REPEATED = ("select", "features", "retrain", "interpolate", "export", "confidence", "bundle")
 _SECOND = (
     Step(
@@ -210,7 +211,7 @@ _SECOND = (
             step, name=f"{step.name}_again", again=step.name,
             command=step.command.replace(
                 "--init {checkpoint}", "--init {interpolate}/model.safetensors"
-            ),
+            ).replace("[ --set {train_set} ]", "[ --set {train_set} ] [ --set {train_set_again} ]"),
         )
         for step in _FIRST
         if step.name in _REPEATED

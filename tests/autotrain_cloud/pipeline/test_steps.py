@@ -67,6 +67,7 @@ def test_the_trained_steps_have_options_that_their_verbs_know() -> None:
             continue
         seen.add(verb)
         values = dict.fromkeys(step.needs, "1") | {"out": "o", "train_set": ("a.b=1",)}
+        values["train_set_again"] = ("c.d=2",)
         parser = argparse.ArgumentParser(exit_on_error=False)
         known[verb].load().configure(parser)
         parser.parse_args(step.argv(values)[2:])
@@ -80,6 +81,7 @@ def test_the_second_round_does_what_the_first_did_with_what_the_student_understo
     assert set(two) - set(one) == set(steps.SECOND_ROUND)
     assert all(two[name] == step for name, step in one.items() if name not in AFTER)
     values = {name: f"<{name}>" for name in (*two, *names, "out")} | {"train_set": ("a=1",)}
+    values["train_set_again"] = ()
     first, again = (dict(values, relabel=relabel) for relabel in ("", "<relabel>"))
     repeated = [name.removesuffix("_again") for name in steps.SECOND_ROUND if name != "relabel"]
     for name in repeated:
@@ -90,6 +92,10 @@ def test_the_second_round_does_what_the_first_did_with_what_the_student_understo
             for word in after if word != "<relabel>"
         )  # fmt: skip
         assert after == before
+    for before in ((), ("a=1",)):  # what is set for a second round comes last, and alone as well
+        last = dict(again, train_set=before, train_set_again=("a=2", "b=3"))
+        assert two["retrain_again"].argv(last)[-3:] == ("--set", "a=2", "b=3")
+        assert "a=2" not in two["retrain"].argv(last)
     assert "<relabel>" in two["select_again"].argv(again)
     assert "<retrain_again>/run" in two["interpolate_again"].argv(again)
     for name in AFTER:
