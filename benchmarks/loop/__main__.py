@@ -24,6 +24,7 @@ from benchmarks.loop.speech import SCENARIOS, Counts, Speech
 from benchmarks.loop.story import Story
 from benchmarks.loop.view import View
 from benchmarks.loop.world import BUNDLE, Pace, World, served
+from edge_runtime.bundle import Bundle
 from tests.broker import Broker
 
 SETTLE_S = 20.0  # after the end, so that the new model is seen at work
@@ -38,6 +39,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--speech", type=Path, help="manifest of people for `readers` (default: one, of Debian)"
     )
+    parser.add_argument(
+        "--bundle", type=Path, default=BUNDLE, metavar="FOLDER",
+        help="what devices begin with, FOLDER.safetensors and FOLDER.tokenizer beside it (default:"
+        " the one that ships)",
+    )  # fmt: skip
     parser.add_argument("--speed", type=float, default=4.0, help="times real time (default: 4)")
     parser.add_argument("--steps", type=int, default=200, help="of training (default: 200)")
     parser.add_argument(
@@ -48,6 +54,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="of training; in the second the student's own words are learnt (default: 1)",
     )  # fmt: skip
     parser.add_argument("--patience", type=float, default=60.0, help="minutes, then it gives up")
+    parser.add_argument(
+        "--alarm", type=float, default=20.0, metavar="MINUTES",
+        help="after the drift, then it gives up if there is no alarm (default: 20)",
+    )  # fmt: skip
     for name, count in (
         ("known-play", 120), ("replay", 1500), ("guard-dev", 300), ("guard", 300), ("known", 400),
         ("drift-play", 300), ("target", 150), ("held-out", 250),
@@ -66,6 +76,10 @@ def main() -> int:
     scenario = SCENARIOS[args.scenario]
     if args.speech is not None and not scenario.real:
         parser.error("--speech goes with --scenario readers")
+    bundle = args.bundle.resolve()
+    beside = (bundle.with_name(f"{bundle.name}.{kind}") for kind in ("safetensors", "tokenizer"))
+    if missing := [str(path) for path in (bundle, *beside) if not path.exists()]:
+        parser.error(f"--bundle: not there: {', '.join(missing)}")
     out = args.out.resolve()
     speech = Speech(out / "sets", scenario)
     print(f"speech, in {speech.folder} ...", flush=True)
@@ -76,21 +90,23 @@ def main() -> int:
         parser.error(str(error))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # not without ending what was begun
     pace = Pace(args.speed, args.steps, args.minutes, args.rounds)
-    world = World(out / scenario.name, speech, pace)
+    world = World(out / scenario.name, speech, pace, bundle)
     world.clear()
     releases = ("release", "--repo", world.out / "repository", "--keys", world.out / "keys")
-    world.call(*releases, "init", "en-demo")
-    world.call(*releases, "publish", BUNDLE)  # what devices have: the base of deltas
+    world.call(*releases, "init", Bundle.open(bundle).manifest.name)
+    world.call(*releases, "publish", bundle)  # what devices have: the base of deltas
     with Broker.start(world.out / "broker") as broker, served(world.out / "repository") as web:
         try:
             store, begun = world.begin(broker, web.url)
             story = Story(begun)
-            until = begun + args.patience * 60
+            until = begun + min(args.alarm, args.patience) * 60
             with View(f"{scenario.name}: {scenario.what}") as view:
                 while time.time() < until:
                     view.show(story, story.follow(store), store)
                     if story.over:
                         until = min(until, time.time() + SETTLE_S)
+                    elif story.first("alarm") is not None:
+                        until = begun + args.patience * 60
                     time.sleep(2)
         finally:
             world.stop()

@@ -14,7 +14,7 @@ from autotrain_cloud.pipeline.steps import newest
 from autotrain_cloud.store import Store
 from benchmarks.loop import fleet
 from benchmarks.loop.story import Story
-from benchmarks.loop.world import BUNDLE, DEVICES, World
+from benchmarks.loop.world import DEVICES, World
 from edge_runtime.manifest import read_manifest
 
 REPORTED = ("held-out", "known")  # sets that nobody trains on and no gate hears
@@ -58,7 +58,7 @@ def make(world: World, store: Store, story: Story, sent: int) -> dict[str, Any]:
         after = Path(steps["calibrate"]["folder"]) / "bundle"
         found["wer"] = {
             name: {
-                "before": word_error_rate(BUNDLE, world.speech.manifest(name)),
+                "before": word_error_rate(world.bundle, world.speech.manifest(name)),
                 "after": word_error_rate(after, world.speech.manifest(name)),
             }
             for name in REPORTED
@@ -136,7 +136,9 @@ def _page(found: dict[str, Any]) -> list[str]:
         return "did not happen" if value is None else f"{value:.0f}"
 
     lines = [f"# The loop, scenario {found['scenario']}: {found['what']}", ""]
-    lines += [f"It ended as: **{found['over'] or 'out of patience'}**.", ""]
+    silent = found["stages_s"]["alarm"] is None
+    given_up = "no alarm, so nothing was to be learnt" if silent else "out of patience"
+    lines += [f"It ended as: **{found['over'] or given_up}**.", ""]
     if "wer" in found:
         lines += ["| WER, greedy | before | after | relative |", "|---|---|---|---|"]
         names = {"held-out": "the drifted slice, held-out utterances",

@@ -59,6 +59,7 @@ class World:
     out: Path
     speech: Speech
     pace: Pace
+    bundle: Path = BUNDLE  # what devices begin with; its .safetensors and .tokenizer are beside it
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def clear(self) -> None:
@@ -135,7 +136,7 @@ name = "pocketsphinx"
 denoise_below_db = 18.0
 [second]
 name = "bundle"
-model = "{BUNDLE}"
+model = "{self.bundle}"
 [triage]
 sure_confidence = 0.7
 """)
@@ -158,9 +159,9 @@ max_known_texts = 1.0
 folder = "pipeline"
 engine = "dbos"
 [inputs]
-champion = "{BUNDLE}"
-checkpoint = "{BUNDLE}.safetensors"
-tokenizer = "{BUNDLE}.tokenizer"
+champion = "{self.bundle}"
+checkpoint = "{self.bundle}.safetensors"
+tokenizer = "{self.bundle}.tokenizer"
 replay = "{sets("replay")}"
 guard_dev = "{sets("guard-dev")}"
 gate_target = "{sets("target")}"
@@ -199,7 +200,7 @@ rounds = {self.pace.rounds}
 [device]
 state = "{folder}/state"
 [recognizer]
-bundle = "{BUNDLE}"
+bundle = "{self.bundle}"
 language = "en"
 [audio]
 files = [{listed}]
@@ -221,7 +222,7 @@ interval_s = 4
 url = "{url}"
 root = "{self.out}/repository/metadata/1.root.json"
 state = "{folder}/update"
-golden = "{BUNDLE}"
+golden = "{self.bundle}"
 assigned = true
 poll_minutes = 0.2
 hint_spread_s = 1.0

@@ -251,6 +251,7 @@ class Agent:
     def _open_control(self) -> Control | None:
         answers: dict[str, Answer] = {
             "status": lambda request: self.status(),
+            "explain": self._explain,
             "erase": lambda request: {"segments": self._erase(request)},
             "update": self._update,
         }
@@ -289,6 +290,11 @@ class Agent:
             return self._requests.erase_all()
         segments, consents = request.get("segments", []), request.get("consents", [])
         return self._requests.erase(segments=map(str, segments), consents=map(str, consents))
+
+    def _explain(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Whoever asks reads the file; it may be behind."""
+        self._decisions.write()
+        return {}
 
     def _command_report(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         self._report()
@@ -388,6 +394,7 @@ class Agent:
             self.problems.report("housekeeping", repr(error))
 
     def _observe(self) -> None:
+        self._decisions.write()
         with self.problems.watching("consent"):
             self.consents.refresh()
         with self.problems.watching("withdrawal"):

@@ -1,7 +1,9 @@
 """Why each of the last utterances was kept or not, for `vitconformer agent explain`.
 
 No sound and no text is in it, so it may be read, shown and kept without anybody's consent. It is a
-convenience: one that is damaged is begun anew, and a disk that is full stops nothing.
+convenience: one that is damaged is begun anew, and a disk that is full stops nothing. Why something
+was kept is on the disk as soon as that is; decisions against keeping, which are most, wait for each
+other in memory, since a transaction costs more than a decision.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import json
 import logging
 import sqlite3
 import threading
+from collections import deque
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +33,9 @@ CREATE TABLE IF NOT EXISTS decisions (
     facts TEXT NOT NULL
 )
 """
-_TRIM_EVERY = 100
+_WAITING = 100  # decisions that wait at most to be written down
+
+Row = tuple[str, int, str, str]  # id, captured_ms, line, facts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,47 +49,49 @@ class Remembered:
 
 
 class DecisionLog:
-    """Holds the last `limit` decisions, and some more until it tidies up. Thread-safe."""
+    """Holds the last `limit` decisions. Thread-safe."""
 
     def __init__(self, directory: Path, limit: int) -> None:
         self._path = directory / NAME
         self._limit = limit
         self._lock = threading.Lock()
-        self._added = 0
+        self._waiting: deque[tuple[Decision, Candidate, str | None]] = deque(maxlen=_WAITING)
         self._database: sqlite3.Connection | None = None
 
     def add(self, decision: Decision, candidate: Candidate, outcome: str | None) -> None:
-        """Never raises: what cannot be remembered is logged once, and goes on."""
+        """Never raises: what cannot be remembered is logged, and goes on."""
         if not self._limit:
             return
-        facts = {
-            "upload": decision.upload,
-            "outcome": outcome,
-            "reasons": decision.reasons,
-            "inclusion_probability": decision.inclusion_probability,
-            "random_probability": decision.random_probability,
-            "value": round(decision.value, 4),
-            "confidence": round(candidate.confidence, 4),
-            "deletion_score": round(candidate.deletion_score, 4),
-            "speech_s": round(candidate.speech_s, 3),
-            "rules": [(rule.name, rule.outcome, rule.detail) for rule in decision.rules],
-        }
-        row = (decision.id, candidate.captured_ms, str(decision), json.dumps(facts))
         with self._lock:
-            try:
-                self._insert(row)
-            except sqlite3.DatabaseError as error:
-                self._begin_anew(error)
+            self._waiting.append((decision, candidate, outcome))
+            if decision.upload or len(self._waiting) == _WAITING:
+                self._write()
 
-    def _insert(self, row: tuple[str, int, str, str]) -> None:
+    def write(self) -> None:
+        """Brings to the disk what waits. Never raises; what could not be written waits on."""
+        with self._lock:
+            self._write()
+
+    def _write(self) -> None:
+        if not self._waiting:
+            return
+        try:
+            self._insert([_row(*each) for each in self._waiting])
+        except sqlite3.DatabaseError as error:
+            self._begin_anew(error)
+        else:
+            self._waiting.clear()
+
+    def _insert(self, rows: list[Row]) -> None:
         if self._database is None:
             self._database = _open(self._path)
-        self._database.execute(
-            "INSERT OR REPLACE INTO decisions (id, captured_ms, line, facts) VALUES (?, ?, ?, ?)",
-            row,
-        )
-        self._added += 1
-        if self._added % _TRIM_EVERY == 0:
+        with self._database:  # one transaction
+            self._database.execute("BEGIN")
+            self._database.executemany(
+                "INSERT OR REPLACE INTO decisions (id, captured_ms, line, facts)"
+                " VALUES (?, ?, ?, ?)",
+                rows,
+            )
             self._database.execute(
                 "DELETE FROM decisions WHERE number <= (SELECT max(number) FROM decisions) - ?",
                 (self._limit,),
@@ -101,6 +108,7 @@ class DecisionLog:
 
     def close(self) -> None:
         with self._lock:
+            self._write()
             self._close()
 
     def _close(self) -> None:
@@ -110,10 +118,27 @@ class DecisionLog:
             self._database = None
 
 
+def _row(decision: Decision, candidate: Candidate, outcome: str | None) -> Row:
+    facts = {
+        "upload": decision.upload,
+        "outcome": outcome,
+        "reasons": decision.reasons,
+        "inclusion_probability": decision.inclusion_probability,
+        "random_probability": decision.random_probability,
+        "value": round(decision.value, 4),
+        "confidence": round(candidate.confidence, 4),
+        "deletion_score": round(candidate.deletion_score, 4),
+        "speech_s": round(candidate.speech_s, 3),
+        "rules": decision.rules,
+    }
+    return decision.id, candidate.captured_ms, str(decision), json.dumps(facts)
+
+
 def explain(directory: Path, *, id: str | None = None, last: int = 10) -> list[Remembered]:
     """Decisions, the oldest first: those whose id begins or ends so, or the last ones.
 
-    Works while the agent runs. Raises StorageError.
+    Works while the agent runs; what still waits in its memory is not among them then. Raises
+    StorageError.
     """
     path = directory / NAME
     if not path.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import logging
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from edge_runtime.cli import FAILED, OK, complain
 from edge_runtime.commands import enrol
 from edge_runtime.commands.options import positive
+from edge_runtime.errors import StorageError
 
 if TYPE_CHECKING:
     from edge_runtime.agent.config import AgentSettings
@@ -192,8 +194,12 @@ def _status(args: argparse.Namespace, settings: AgentSettings) -> int:
 
 
 def _explain(args: argparse.Namespace, settings: AgentSettings) -> int:
+    from edge_runtime.agent.control import ask
     from edge_runtime.agent.decisions import explain
 
+    if settings.device.state.is_dir():
+        with contextlib.suppress(StorageError):  # who is asked in vain hides nothing
+            ask(settings.device.state, {"do": "explain"})  # so that the last ones are on the disk
     found = explain(settings.device.state, id=args.id, last=args.last)
     if not found:
         what = f"no decision about {args.id!r}" if args.id else "no decisions yet"

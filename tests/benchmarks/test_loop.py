@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from autotrain_cloud.service import journal
 from autotrain_cloud.settings import StoreSettings
 from autotrain_cloud.store import Store
 from benchmarks.loop import prompts, report, sentences
+from benchmarks.loop.__main__ import main
 from benchmarks.loop.speech import OWN, SCENARIOS, SHARED, Counts, Speech
 from benchmarks.loop.story import Story
 from benchmarks.loop.view import View
@@ -196,8 +198,8 @@ def test_the_view_has_lines_for_a_pipe_and_a_picture_for_a_terminal(
     assert ("kitchen-2" in out.getvalue()) == terminal
 
 
-def test_the_page_has_every_number_and_its_pictures(tmp_path: Path) -> None:
-    found = {
+def found_by_a_run() -> dict[str, Any]:
+    return {
         "scenario": "voice", "what": "a new voice", "over": "completed", "pace": {},
         "stages_s": {"alarm": 66.2, "fleet updated": None},
         "steps": {"label": {"seconds": 10.0, "cpu_seconds": 8.0}},
@@ -211,6 +213,10 @@ def test_the_page_has_every_number_and_its_pictures(tmp_path: Path) -> None:
         "gate": {"promote": False, "reasons": ["too slow"]},
         "wer": {"held-out": {"before": 0.4, "after": 0.3}, "known": {"before": 0.2, "after": 0.2}},
     }  # fmt: skip
+
+
+def test_the_page_has_every_number_and_its_pictures(tmp_path: Path) -> None:
+    found = found_by_a_run()
     page = report.write(tmp_path, found).read_text()
     for words in ("| 40.0% | 30.0% | -25.0% |", "| alarm | 66 |", "did not happen", "too slow",
                   "1.58 MB", "| hall-1 | committed 0.4.1"):  # fmt: skip
@@ -218,3 +224,27 @@ def test_the_page_has_every_number_and_its_pictures(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "report.json").read_text()) == found
     for picture in ("confidence.png", "errors.png"):
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("alarm", "words"), [(66.2, "**out of patience**"), (None, "**no alarm, so nothing was")]
+)
+def test_the_page_tells_no_alarm_from_too_little_patience(
+    tmp_path: Path, alarm: float | None, words: str
+) -> None:
+    stages = {"alarm": alarm, "fleet updated": None}
+    found = found_by_a_run() | {"over": "", "stages_s": stages}
+    assert words in report.write(tmp_path, found).read_text()
+
+
+def test_a_model_without_its_checkpoint_is_refused_before_anything_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine.tokenizer").mkdir()
+    monkeypatch.setattr("sys.argv", ["loop", "--bundle", str(tmp_path / "mine"), "--out", "x"])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert f"not there: {tmp_path}/mine.safetensors\n" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()

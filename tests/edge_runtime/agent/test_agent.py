@@ -246,6 +246,18 @@ def test_questions_are_answered_while_it_runs_and_after(tmp_path: Path) -> None:
     assert error_line(agent.ask("explain", "ffff")).endswith("no decision about 'ffff'")
 
 
+def test_decisions_that_were_not_written_down_yet_are_explained_too(tmp_path: Path) -> None:
+    agent = AgentProcess(tmp_path / "a", consent=None, tables="[audio]\nrepeat = true")
+    with agent:
+        agent.start(speed="20")
+        for _ in range(3):
+            wait_until(lambda: agent.status().get("utterances", 0) > 1)
+            heard = agent.status()["utterances"]
+            explained = agent.ask("explain", "--json", "--last", "10000").stdout.splitlines()
+            assert len(explained) >= heard - 1  # the last one may not be decided yet
+        assert agent.close() == 0
+
+
 def fates_or_none(agent: AgentProcess) -> dict[str, str]:
     try:
         return fates(agent)
