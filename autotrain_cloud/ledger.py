@@ -6,16 +6,15 @@ in here. A line that a power cut tore belongs to a certificate that nobody got: 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from autotrain_cloud.locks import locked
 from edge_runtime.errors import ConfigError, StorageError
+from edge_runtime.files import sync_directory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,21 +78,16 @@ class Ledger:
 
     def _append(self, fields: dict[str, object]) -> None:
         try:
-            with self._locked() as handle:
+            is_new = not self._path.exists()
+            with locked(self._path) as handle:
+                assert handle is not None  # it waits as long as it takes
                 size = os.fstat(handle).st_size
                 start = max(0, size - 4096)  # no line is as long
                 end = os.pread(handle, 4096, start)
-                os.ftruncate(handle, start + end.rfind(b"\n") + 1)
+                os.ftruncate(handle, os.lseek(handle, start + end.rfind(b"\n") + 1, os.SEEK_SET))
                 os.write(handle, json.dumps(fields).encode() + b"\n")
                 os.fsync(handle)
+            if is_new:
+                sync_directory(self._path.parent)
         except OSError as error:
             raise StorageError(f"{self._path}: cannot be written: {error.strerror}") from error
-
-    @contextmanager
-    def _locked(self) -> Iterator[int]:
-        handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield handle
-        finally:
-            os.close(handle)

@@ -28,11 +28,9 @@ timestamp last.  Whoever reads while a release is published sees the old one or 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -56,6 +54,7 @@ from tuf.api.serialization import DeserializationError
 from tuf.api.serialization.json import JSONSerializer
 
 from autotrain_cloud import deltas
+from autotrain_cloud.locks import locked
 from edge_runtime.bundle import Bundle
 from edge_runtime.contract.bundle import MANIFEST_NAME, is_plain_name
 from edge_runtime.errors import ConfigError
@@ -166,14 +165,12 @@ class Repository:
         if self._depth:
             yield
             return
-        handle = os.open(self.keys.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with locked(self.keys.folder / "lock"):
             self._depth = 1
-            yield
-        finally:
-            self._depth = 0
-            os.close(handle)
+            try:
+                yield
+            finally:
+                self._depth = 0
 
     @classmethod
     def create(cls, folder: Path, keys_folder: Path, families: list[str]) -> Repository:

@@ -11,18 +11,17 @@ takes its place and says so.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from autotrain_cloud.locks import locked
 from edge_runtime.errors import ConfigError, StorageError
 from edge_runtime.files import sync_directory
 
@@ -152,7 +151,10 @@ def append(
     try:
         is_new = not path.exists()
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path, lock_s) as handle:
+        until = time.monotonic() + lock_s
+        with locked(path, mode=0o644, give_up=lambda: time.monotonic() > until) as handle:
+            if handle is None:
+                raise StorageError(f"{path}: another process has been writing for {lock_s:g} s")
             size = os.fstat(handle).st_size
             reading = parse(os.pread(handle, size, 0), path)
             if reading.torn:
@@ -215,23 +217,3 @@ def _write(handle: int, content: bytes, at: int) -> None:
     done = 0
     while done < len(content):
         done += os.pwrite(handle, content[done:], at + done)
-
-
-@contextmanager
-def _locked(path: Path, seconds: float) -> Iterator[int]:
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise StorageError(
-                        f"{path}: another process has been writing for {seconds:g} s"
-                    ) from None
-                time.sleep(0.01)
-        yield handle
-    finally:
-        os.close(handle)

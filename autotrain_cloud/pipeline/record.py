@@ -10,9 +10,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from autotrain_cloud.locks import locked
 from autotrain_cloud.remembered import Remembered
 from edge_runtime.errors import ConfigError, StorageError
 from edge_runtime.files import write_atomically
@@ -45,20 +44,11 @@ _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 def alone(path: Path, *, unless: Callable[[], bool] = lambda: False) -> Iterator[bool]:
     """One at a time of all processes and threads; -> False, without a turn, when `unless` holds."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(
-        path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-    )
-    try:
-        mine = False
-        while not mine and not unless():
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                mine = True
-            except BlockingIOError:
-                time.sleep(0.1)
-        yield mine
-    finally:
-        os.close(handle)
+    if unless():
+        yield False
+        return
+    with locked(path.with_name(f"{path.name}.lock"), give_up=unless) as mine:
+        yield mine is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

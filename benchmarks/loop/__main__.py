@@ -27,6 +27,7 @@ from benchmarks.loop.world import BUNDLE, Pace, World, served
 from edge_runtime.bundle import Bundle
 from tests.broker import Broker
 
+OWN_PACE = "default: the scenario's own"
 SETTLE_S = 20.0  # after the end, so that the new model is seen at work
 
 
@@ -45,22 +46,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
         " the one that ships)",
     )  # fmt: skip
     parser.add_argument("--speed", type=float, default=4.0, help="times real time (default: 4)")
-    parser.add_argument("--steps", type=int, default=200, help="of training (default: 200)")
+    parser.add_argument("--minutes", type=float, help=f"of new speech that start it ({OWN_PACE})")
+    parser.add_argument("--steps", type=int, help=f"of training ({OWN_PACE})")
     parser.add_argument(
-        "--minutes", type=float, default=12.0, help="of new speech that start it (default: 12)"
+        "--rounds", type=int, choices=(1, 2),
+        help=f"of training; in the second the student's own words are learnt ({OWN_PACE})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--drift-play", type=int, metavar="N", help=f"utterances of each device ({OWN_PACE})"
     )
     parser.add_argument(
-        "--rounds", type=int, choices=(1, 2), default=1,
-        help="of training; in the second the student's own words are learnt (default: 1)",
+        "--patience", type=float, default=90.0, metavar="MINUTES",
+        help="after the drift, then it gives up in any case (default: 90)",
     )  # fmt: skip
-    parser.add_argument("--patience", type=float, default=60.0, help="minutes, then it gives up")
     parser.add_argument(
         "--alarm", type=float, default=20.0, metavar="MINUTES",
         help="after the drift, then it gives up if there is no alarm (default: 20)",
     )  # fmt: skip
     for name, count in (
-        ("known-play", 120), ("replay", 1500), ("guard-dev", 300), ("guard", 300), ("known", 400),
-        ("drift-play", 300), ("target", 150), ("held-out", 250),
+        ("known-play", 120), ("replay", 6000), ("guard-dev", 300), ("guard", 300), ("known", 400),
+        ("target", 150), ("held-out", 250),
     ):  # fmt: skip
         parser.add_argument(
             f"--{name}", type=int, default=count, metavar="N", help=f"utterances (default: {count})"
@@ -74,6 +79,9 @@ def main() -> int:
     configure(parser)
     args = parser.parse_args()
     scenario = SCENARIOS[args.scenario]
+    for name in ("drift_play", "minutes", "steps", "rounds"):
+        if getattr(args, name) is None:
+            setattr(args, name, getattr(scenario, name))
     if args.speech is not None and not scenario.real:
         parser.error("--speech goes with --scenario readers")
     bundle = args.bundle.resolve()

@@ -126,6 +126,7 @@ def test_the_prompts_are_dealt_to_what_is_played_the_gate_and_the_report(
     for name in SHARED:  # as if they were there
         speech.manifest(name).parent.mkdir(parents=True)
         speech.manifest(name).touch()
+        (speech.manifest(name).parent / "asked").write_text("3" if name == "known-play" else "1")
     speech.make(Counts(1, 1, 1, 1, 1, 1, 1, 1))
     sets = {name: [u.text for u in read_manifest(speech.manifest(name))] for name in OWN}
     assert sorted(text for some in sets.values() for text in some) == sorted(texts)
@@ -153,6 +154,10 @@ def test_sets_share_no_sentence_and_the_gate_has_blocks_of_a_lone_voice(
     speech.make(Counts(1, 2, 2, 2, 2, 1, 9, 2))
     again = {path: path.stat().st_mtime_ns for path in tmp_path.glob("sets/*/[!n]*/**/*.flac")}
     assert all(made[path] == when for path, when in again.items())
+    speech.make(Counts(1, 2, 2, 2, 2, 1, 9, 20))  # one set is of another size
+    assert len([*read_manifest(speech.manifest("held-out"))]) >= 20
+    others = {path: when for path, when in again.items() if "held-out" not in path.parts}
+    assert others and all(path.stat().st_mtime_ns == when for path, when in others.items())
 
 
 def test_a_story_has_its_stages_in_seconds_and_knows_its_end(store: Store) -> None:
