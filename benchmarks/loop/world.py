@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import json
 import os
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ from typing import Any
 
 import soundfile
 
-from autotrain_cloud.pipeline.controller import Controller
+from autotrain_cloud.pipeline import supervise
 from autotrain_cloud.service import watch
 from autotrain_cloud.settings import CloudSettings, read_cloud_settings
 from autotrain_cloud.store import Store, consents
@@ -35,7 +36,6 @@ BUNDLE = ROOT / "bundles" / "en-demo"
 DEVICES = {"kitchen-1": "kitchen", "kitchen-2": "kitchen", "hall-1": "hall"}
 DRIFTING = tuple(name for name, slice in DEVICES.items() if slice == "kitchen")
 CONSENT = "loop-2026"
-CANCEL_S = 60
 # Threads of a step would wait for each other, spinning, while devices have the other core.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 _OF_A_RUN = ("store.db", "pipeline", "repository", "keys", "blobs", "broker", "logs", "devices",
@@ -258,8 +258,7 @@ most_real_time_factor = 5.0
             )
 
     def stop(self) -> None:
-        """Ends every process: those of a step that goes on would outlive all others."""
-        self._cancel_runs()
+        """Ends every process, those of a step too, which would go on without whoever began it."""
         for process in self.processes[::-1]:
             process.terminate()
         for process in self.processes:
@@ -267,19 +266,8 @@ most_real_time_factor = 5.0
                 process.wait(30)
             process.kill()
         self.processes.clear()
-
-    def _cancel_runs(self) -> None:
-        if not (self.out / "pipeline" / "runs").is_dir():
-            return
-        controller = Controller.open(self.out / "pipeline.toml")
-        try:
-            for run in controller.runs.open():
-                controller.cancel(run.id, by="the end of the loop")
-            until = time.monotonic() + CANCEL_S
-            while controller.runs.open() and time.monotonic() < until:  # `cloud learn` does it
-                time.sleep(0.5)
-        finally:
-            controller.close()
+        for job in self.out.glob("pipeline/results/*/*.work/job/job.json"):
+            supervise.end_all(json.loads(job.read_text())["id"])
 
 
 def vitconformer(*words: object) -> list[str]:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -24,6 +28,7 @@ from benchmarks.loop.__main__ import main
 from benchmarks.loop.speech import OWN, SCENARIOS, SHARED, Counts, Speech
 from benchmarks.loop.story import Story
 from benchmarks.loop.view import View
+from benchmarks.loop.world import Pace, World
 from edge_runtime.manifest import read_manifest
 
 DICTIONARY = """  1 The licence begins with spaces: "nobody must read this one aloud".
@@ -253,3 +258,19 @@ def test_a_model_without_its_checkpoint_is_refused_before_anything_begins(
         main()
     assert f"not there: {tmp_path}/mine.safetensors\n" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_what_a_step_began_ends_with_the_loop(tmp_path: Path) -> None:
+    world = World(tmp_path, Speech(tmp_path / "sets", SCENARIOS["voice"]), Pace(4.0, 1, 1.0, 1))
+    folder = tmp_path / "pipeline" / "results" / "retrain" / "0.work" / "job"
+    folder.mkdir(parents=True)
+    job = {"id": "retrain-0", "attempt": "1", "argv": ["sleep", "600"], "cwd": str(tmp_path),
+           "env": {}, "timeout_s": 600.0}  # fmt: skip
+    (folder / "job.json").write_text(json.dumps(job))
+    watched = [sys.executable, "-m", "autotrain_cloud.pipeline.supervise", str(folder)]
+    with subprocess.Popen(watched, start_new_session=True) as supervisor:
+        while not (folder / "running.json").exists():
+            time.sleep(0.05)
+        world.stop()
+        supervisor.wait(30)
+    assert json.loads((folder / "exit-1.json").read_text())["code"] == -signal.SIGKILL
