@@ -204,6 +204,7 @@ bundle = "{self.bundle}"
 language = "en"
 [audio]
 files = [{listed}]
+repeat = true
 speed = {self.pace.speed}
 [broker]
 host = "127.0.0.1"
