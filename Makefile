@@ -97,7 +97,7 @@ bench: $(STAMPS)/dev ## Measure on this machine; ARGS='--only sherpa' chooses wh
 bench-int8: $(STAMPS)/dev ## Measure INT8 against float; the last line says it in short
 	@$(BIN)/python benchmarks/int8.py $(ARGS)
 
-loop: $(STAMPS)/dev ## Run the whole fleet loop here: drift, alarm, retraining, gate, rollout; an hour or less
+loop: $(STAMPS)/dev ## Run the whole fleet loop here: drift, alarm, retraining, gate, rollout; up to 90 minutes
 	$(call debian,wordnet-base asterisk-core-sounds-en asterisk-core-sounds-en-g722)
 	@$(BIN)/python -m benchmarks.loop $(ARGS)
 

@@ -56,8 +56,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--drift-play", type=int, metavar="N", help=f"utterances of each device ({OWN_PACE})"
     )
     parser.add_argument(
-        "--patience", type=float, default=90.0, metavar="MINUTES",
-        help="after the drift, then it gives up in any case (default: 90)",
+        "--patience", type=float, default=120.0, metavar="MINUTES",
+        help="after the drift, then it gives up in any case (default: 120)",
     )  # fmt: skip
     parser.add_argument(
         "--alarm", type=float, default=20.0, metavar="MINUTES",
