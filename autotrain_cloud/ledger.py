@@ -83,9 +83,9 @@ class Ledger:
                 assert handle is not None  # it waits as long as it takes
                 size = os.fstat(handle).st_size
                 start = max(0, size - 4096)  # no line is as long
-                end = os.pread(handle, 4096, start)
-                os.ftruncate(handle, os.lseek(handle, start + end.rfind(b"\n") + 1, os.SEEK_SET))
-                os.write(handle, json.dumps(fields).encode() + b"\n")
+                whole = start + os.pread(handle, 4096, start).rfind(b"\n") + 1
+                os.ftruncate(handle, whole)
+                os.pwrite(handle, json.dumps(fields).encode() + b"\n", whole)
                 os.fsync(handle)
             if is_new:
                 sync_directory(self._path.parent)

@@ -1,10 +1,11 @@
 """What a fleet gains when it retrains itself: reports of `make loop`, one for every scenario.
 
-The loop is `python -m benchmarks.loop` (docs/loop.md); it takes a quarter of an hour for a
-scenario. This collects the `report.json` that each has left. WER is of bundles as they ship, greedy
-and in INT8, before and after, on utterances that nobody trained on and no gate has heard: of the
-slice that drifted, and of voices and sentences that the model knew before. Times are of the wall
-clock, from the first drifted utterance; CPU time is that of all steps of the pipeline together.
+The loop is `python -m benchmarks.loop`; it takes from a quarter of an hour to an hour and a half
+for a scenario, and docs/loop.md says where, when and how each ran. This collects the `report.json`
+that each has left. WER is of bundles as they ship, greedy and in INT8, before and after, on
+utterances that nobody trained on and no gate has heard: of the slice that drifted, and of voices
+and sentences that the model knew before. Times are of the wall clock, from the first drifted
+utterance; CPU time is that of all steps of the pipeline together.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from benchmarks.loop.story import Story
 from benchmarks.loop.view import View
 from benchmarks.loop.world import BUNDLE, Pace, World, served
 from edge_runtime.bundle import Bundle
+from edge_runtime.errors import EdgeError
 from tests.broker import Broker
 
 OWN_PACE = "default: the scenario's own"
@@ -88,6 +89,10 @@ def main() -> int:
     beside = (bundle.with_name(f"{bundle.name}.{kind}") for kind in ("safetensors", "tokenizer"))
     if missing := [str(path) for path in (bundle, *beside) if not path.exists()]:
         parser.error(f"--bundle: not there: {', '.join(missing)}")
+    try:
+        family = Bundle.open(bundle).manifest.name
+    except EdgeError as error:
+        parser.error(f"--bundle: {error}")
     out = args.out.resolve()
     speech = Speech(out / "sets", scenario)
     print(f"speech, in {speech.folder} ...", flush=True)
@@ -101,7 +106,7 @@ def main() -> int:
     world = World(out / scenario.name, speech, pace, bundle)
     world.clear()
     releases = ("release", "--repo", world.out / "repository", "--keys", world.out / "keys")
-    world.call(*releases, "init", Bundle.open(bundle).manifest.name)
+    world.call(*releases, "init", family)
     world.call(*releases, "publish", bundle)  # what devices have: the base of deltas
     with Broker.start(world.out / "broker") as broker, served(world.out / "repository") as web:
         try:

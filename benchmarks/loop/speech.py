@@ -135,8 +135,8 @@ class Speech:
     def _is_made(self, name: str, count: int) -> bool:
         """Whether there is a set of this size; one of another size goes away."""
         asked = self._folder(name) / "asked"
-        if asked.exists() and asked.read_text() != str(count):
-            shutil.rmtree(self._folder(name))
+        if not asked.exists() or asked.read_text() != str(count):
+            shutil.rmtree(self._folder(name), ignore_errors=True)
         asked.parent.mkdir(parents=True, exist_ok=True)
         asked.write_text(str(count))
         return self.manifest(name).exists()

@@ -378,6 +378,7 @@ class Agent:
             if now - observed >= OBSERVE_S:
                 observed = now
                 self._safely(self._observe)
+                self._safely(self._decisions.write)
             if now - tidied >= TIDY_S:
                 tidied = now
                 self._safely(self._tidy)
@@ -394,7 +395,6 @@ class Agent:
             self.problems.report("housekeeping", repr(error))
 
     def _observe(self) -> None:
-        self._decisions.write()
         with self.problems.watching("consent"):
             self.consents.refresh()
         with self.problems.watching("withdrawal"):

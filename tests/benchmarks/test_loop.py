@@ -8,7 +8,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -30,6 +29,7 @@ from benchmarks.loop.story import Story
 from benchmarks.loop.view import View
 from benchmarks.loop.world import Pace, World
 from edge_runtime.manifest import read_manifest
+from tests.autotrain_cloud.processes import wait_until
 
 DICTIONARY = """  1 The licence begins with spaces: "nobody must read this one aloud".
 00001740 29 v 01 breathe 0 | draw air; "the {} patient finally breathes well"; "too short"
@@ -260,6 +260,20 @@ def test_a_model_without_its_checkpoint_is_refused_before_anything_begins(
     assert not (tmp_path / "x").exists()
 
 
+def test_a_bundle_that_is_none_is_refused_before_anything_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("mine", "mine.tokenizer"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "mine.safetensors").touch()
+    monkeypatch.setattr("sys.argv", ["loop", "--bundle", str(tmp_path / "mine"), "--out", "x"])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "error: --bundle: " in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
 def test_what_a_step_began_ends_with_the_loop(tmp_path: Path) -> None:
     world = World(tmp_path, Speech(tmp_path / "sets", SCENARIOS["voice"]), Pace(4.0, 1, 1.0, 1))
     folder = tmp_path / "pipeline" / "results" / "retrain" / "0.work" / "job"
@@ -269,8 +283,10 @@ def test_what_a_step_began_ends_with_the_loop(tmp_path: Path) -> None:
     (folder / "job.json").write_text(json.dumps(job))
     watched = [sys.executable, "-m", "autotrain_cloud.pipeline.supervise", str(folder)]
     with subprocess.Popen(watched, start_new_session=True) as supervisor:
-        while not (folder / "running.json").exists():
-            time.sleep(0.05)
-        world.stop()
-        supervisor.wait(30)
+        try:
+            wait_until((folder / "running.json").exists)
+            world.stop()
+            supervisor.wait(30)
+        finally:
+            supervisor.kill()  # and its command with it
     assert json.loads((folder / "exit-1.json").read_text())["code"] == -signal.SIGKILL

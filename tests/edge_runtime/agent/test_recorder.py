@@ -157,6 +157,18 @@ def test_nothing_is_kept_without_consent_and_every_decision_can_be_explained(
     assert b"hello" not in everything
 
 
+def test_the_decision_log_is_bounded_and_begins_anew_when_damaged(bench: Bench) -> None:
+    for _ in range(230):
+        bench.recorder.record(heard(confidence=0.9, seconds=0.01))
+    assert 50 <= len(explain(bench.state, last=1000)) < 160
+    bench.log.close()
+    for path in bench.state.glob("decisions.db*"):
+        path.write_bytes(b"not a database, although it is long enough to look at" * 100)
+    for _ in range(2):
+        assert bench.recorder.record(heard()).put == "kept"
+    assert explain(bench.state, last=1000)
+
+
 def test_what_was_spent_stays_spent_after_a_restart_and_real_sizes_are_booked(
     bench: Bench,
 ) -> None:
