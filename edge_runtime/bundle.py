@@ -105,6 +105,10 @@ class Bundle:
         """Path of the language model, if the bundle has one."""
         return self.file(self.manifest.lm) if self.manifest.lm else None
 
+    def lexicon_file(self) -> Path | None:
+        """Path of the lexicon, if the bundle has one."""
+        return self.file(self.manifest.lexicon) if self.manifest.lexicon else None
+
     def goldens_file(self) -> Path | None:
         """Path of the self-test's inputs and answers, if the bundle has them."""
         return self.file(self.manifest.goldens) if self.manifest.goldens else None

@@ -11,7 +11,8 @@ Both normalisations rank frames alike. `exp` spreads the sure ones; `linear` spr
 ones and is the one a person can read.
 
 A word's features are taken over the frames that say its tokens: blanks between them are always
-sure of themselves. They rank words well but are no probabilities, so a logistic map fitted on
+sure of themselves. Beside them stands whether the word exists and how common it is, where the
+bundle has a lexicon. They rank words well but are no probabilities, so a logistic map fitted on
 development data (`confidence_fit`) turns them into the probability that the word is right. It
 belongs to one model and travels in its bundle. Without a map the confidence is the least `linear`
 of the word.
@@ -44,6 +45,7 @@ from edge_runtime.frame_stats import (
     greatest_entropy,
     power_sums,
 )
+from edge_runtime.lexicon import RAREST, Lexicon
 
 Array = NDArray[np.float32]
 
@@ -87,13 +89,22 @@ class WordFeatures(NamedTuple):
     seconds_per_char: float
     tokens: float
     chars: float
+    known: float = 0.0  # 1 for a word of the lexicon
+    word_logprob: float = RAREST  # of the word on its own, by the lexicon
 
 
 FEATURES = WordFeatures._fields
 
 
+LEXICAL = ("known", "word_logprob")  # features that need a lexicon
+
+
 def word_features(
-    stats: FrameStats, tokens: Sequence[Token], word: str, frame_s: float
+    stats: FrameStats,
+    tokens: Sequence[Token],
+    word: str,
+    frame_s: float,
+    lexicon: Lexicon | None = None,
 ) -> WordFeatures | None:
     """Features of a word and its tokens; None where its frames are no longer kept."""
     first, stop = tokens[0].start_frame, tokens[-1].end_frame
@@ -131,6 +142,7 @@ def word_features(
     least = math.exp(-greatest)
     entropy_most = _entropy(power_most)
     chars = len(word) or 1
+    listed = None if lexicon is None else lexicon.logprob(word)
     return WordFeatures(  # in the order of its fields
         max(0.0, (math.exp(-entropy_most) - least) / (1 - least)),
         max(0.0, (certainty / count - least) / (1 - least)),
@@ -145,6 +157,8 @@ def word_features(
         (stop - first) * frame_s / chars,
         float(len(tokens)),
         float(chars),
+        0.0 if listed is None else 1.0,
+        RAREST if listed is None else listed,
     )
 
 
@@ -182,6 +196,11 @@ class ConfidenceMap:
         columns = [FEATURES.index(name) for name in self.features]
         terms = zip(columns, self.mean, self.scale, self.weights, strict=True)
         object.__setattr__(self, "_terms", tuple(terms))
+
+    @property
+    def lexical(self) -> tuple[str, ...]:
+        """Which of its features need a lexicon."""
+        return tuple(name for name in self.features if name in LEXICAL)
 
     def __call__(self, features: WordFeatures) -> float:
         """The probability that the word is right."""
@@ -275,15 +294,20 @@ class WordConfidence:
     """Confidence of words of one stream, for `edge_runtime.decoding.words`."""
 
     def __init__(
-        self, stats: FrameStats, frame_s: float, confidence_map: ConfidenceMap | None = None
+        self,
+        stats: FrameStats,
+        frame_s: float,
+        confidence_map: ConfidenceMap | None = None,
+        lexicon: Lexicon | None = None,
     ) -> None:
         self._stats = stats
         self._frame_s = frame_s
         self._map = confidence_map
+        self._lexicon = lexicon
 
     def __call__(self, tokens: Sequence[Token], word: str) -> float:
         """0..1."""
-        features = word_features(self._stats, tokens, word, self._frame_s)
+        features = word_features(self._stats, tokens, word, self._frame_s, self._lexicon)
         if features is None:  # an utterance longer than the statistics reach: a rough value
             return math.exp(min(token.logprob for token in tokens))
         return features.tsallis_linear_min if self._map is None else self._map(features)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.confidence import CLIP, FEATURES, ConfidenceMap, WordFeatures
+from edge_runtime.confidence import CLIP, FEATURES, LEXICAL, ConfidenceMap, WordFeatures
 
-# What a map uses unless told otherwise.
+# What a map uses unless told otherwise, and the lexicon's features where there is one.
 DEFAULT_FEATURES = (
     "tsallis_min",
     "tsallis_linear_min",
@@ -28,6 +28,7 @@ DEFAULT_FEATURES = (
     "tokens",
     "chars",
 )
+WITH_LEXICON = (*DEFAULT_FEATURES, *LEXICAL)
 MAX_STEPS = 100
 
 

@@ -35,12 +35,15 @@ from edge_runtime.confidence import (
     utterance_confidence,
 )
 from edge_runtime.decoding import Decoder, DecoderConfig, GreedyConfig, Token, decoder_factory
+from edge_runtime.decoding.hotwords import parse_hotword
 from edge_runtime.decoding.words import WordAssembler
 from edge_runtime.endpoint import Endpoint, EndpointConfig, cut_frame, endpoint
 from edge_runtime.engine import Engine, Session
+from edge_runtime.errors import BundleError
 from edge_runtime.events import Event, Final, Hypothesis, Partial, Word
 from edge_runtime.features import Frontend, checked, open_frontend
 from edge_runtime.frame_stats import FrameStats
+from edge_runtime.lexicon import Lexicon
 from edge_runtime.precision import AUTO, choose, this_processor
 from edge_runtime.tokens import Vocabulary
 
@@ -58,6 +61,7 @@ class Recognizer:
     vocabulary: Vocabulary
     frontend: Frontend
     confidence: ConfidenceMap | None
+    lexicon: Lexicon | None
     chunk_ms: int
     endpoint: EndpointConfig | None  # None: an utterance ends only with its stream
     pad_start: bool
@@ -94,14 +98,15 @@ class Recognizer:
         if precision == AUTO:
             precision, _ = choose(bundle.manifest.precisions, this_processor())
         vocabulary = bundle.vocabulary()
-        confidence = bundle.confidence_file()
+        confidence, lexicon = _judges(bundle, decoder)
         engine = Engine.from_bundle(bundle, precision=precision, backend=backend, threads=threads)
         return cls(
             bundle=bundle,
             engine=engine,
             vocabulary=vocabulary,
             frontend=open_frontend(engine.spec.frontend),
-            confidence=None if confidence is None else ConfidenceMap.load(confidence),
+            confidence=confidence,
+            lexicon=lexicon,
             chunk_ms=engine.window(chunk_ms).chunk_ms,
             endpoint=endpoint,
             pad_start=pad_start,
@@ -130,6 +135,23 @@ class Recognizer:
             size, chunk_frames=window.shift, pad_start=self.pad_start and window.overlap > 0
         )
         return Batch(self, session)
+
+
+def _judges(bundle: Bundle, decoder: DecoderConfig) -> tuple[ConfidenceMap | None, Lexicon | None]:
+    """What says how sure a word is. Words of hotwords exist, whatever the lexicon says."""
+    of_map, of_words = bundle.confidence_file(), bundle.lexicon_file()
+    lexicon = None
+    if of_words is not None:
+        phrases = getattr(decoder, "hotwords", ())
+        known = [parse_hotword(text, default_boost=0.0).phrase.split() for text in phrases]
+        lexicon = Lexicon.load(of_words).knowing(word for words in known for word in words)
+    confidence = None if of_map is None else ConfidenceMap.load(of_map)
+    if confidence is not None and lexicon is None and (needs := confidence.lexical):
+        raise BundleError(
+            "the bundle has no lexicon", file=str(of_map), field="features",
+            expected=f"none of {', '.join(needs)}", remedy="export the bundle again",
+        )  # fmt: skip
+    return confidence, lexicon
 
 
 class Stream:
@@ -235,7 +257,7 @@ class _Row:
         self._words = WordAssembler(
             recognizer.vocabulary,
             self._time,
-            WordConfidence(self._stats, self._frame_s, recognizer.confidence),
+            WordConfidence(self._stats, self._frame_s, recognizer.confidence, recognizer.lexicon),
         )
         self._first = 0  # frame at which the utterance starts
         self._silent_since = 0  # frame up to which finals were passed on

@@ -15,7 +15,9 @@ import torch
 
 from edge_runtime.bundle import Bundle, write_bundle
 from edge_runtime.contract.bundle import MANIFEST_NAME, TOKENS_NAME, Manifest
+from edge_runtime.decoding.ngram import unigrams
 from edge_runtime.errors import BundleError, ConfigError
+from edge_runtime.lexicon import Lexicon
 from training import checkpoint
 from training.config import PATCH_FRAMES
 from training.export import contract_metadata, parity, streaming_onnx
@@ -29,6 +31,7 @@ ENCODER_NAME = "encoder.onnx"
 CARD_NAME = "model-card.md"
 CONFIDENCE_NAME = "confidence.json"
 LM_NAME = "lm.arpa"
+LEXICON_NAME = "lexicon.bin"
 TOLERANCE = 1e-4  # log-probabilities, streaming ONNX against offline torch
 
 
@@ -136,7 +139,7 @@ def export_bundle(
     Args:
         checkpoints: one file, or several of one run to average.
         tokens: `tokens.txt` of the tokenizer.
-        lm: a word language model, as ARPA text.
+        lm: a word language model, as ARPA text; its words become the bundle's lexicon.
         weights_out: where to write the very weights that were exported, for fine-tuning.
         parent: weights are rounded to a few steps from its, which makes the delta small.
 
@@ -167,8 +170,11 @@ def export_bundle(
     }
     if confidence is not None:
         files[CONFIDENCE_NAME] = confidence
+    words = {} if lm is None else dict(unigrams(lm))
     if lm is not None:
         files[LM_NAME] = lm
+    if words:  # KenLM's binary files do not say theirs
+        files[LEXICON_NAME] = Lexicon.of(words).to_bytes()
     if card is not None:
         files[CARD_NAME] = card
     if weights_out is not None:
@@ -197,6 +203,7 @@ def export_bundle(
         training_data=release.training_data,
         confidence=CONFIDENCE_NAME if confidence is not None else None,
         lm=LM_NAME if lm is not None else None,
+        lexicon=LEXICON_NAME if words else None,
         decoding=release.decoding,
     )
     assert window % PATCH_FRAMES == 0

@@ -1,14 +1,16 @@
 """Fit a bundle's confidence map: recognise development data, see which words were right.
 
 The map belongs to one model and is fitted on speech that the model was not trained on, clean and
-altered, because a map fitted on clean speech alone is too sure of itself in noise.
+altered, because a map fitted on clean speech alone is too sure of itself in noise; and on what a
+beam search makes of it where the bundle has a language model, since words that this overruled the
+acoustics for look unlikely and are often right.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,9 @@ from numpy.typing import NDArray
 from edge_runtime import judging
 from edge_runtime.audio import open_audio
 from edge_runtime.confidence import ConfidenceMap, WordFeatures
-from edge_runtime.confidence_fit import fit_confidence
+from edge_runtime.confidence_fit import DEFAULT_FEATURES, WITH_LEXICON, fit_confidence
 from edge_runtime.confidence_metrics import summary
+from edge_runtime.decoding import DecoderConfig
 from edge_runtime.errors import ConfigError
 from edge_runtime.manifest import Utterance
 from edge_runtime.recognizer import Recognizer
@@ -40,8 +43,9 @@ class _Recorder:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class JudgedWords:
-    """Words of one recording and whether they were right."""
+    """Words heard in one recording, in one version of it, and whether they were right."""
 
+    recording: str
     features: tuple[WordFeatures, ...]
     right: tuple[bool, ...]
 
@@ -50,6 +54,7 @@ def judge(
     bundle: Path,
     utterances: Sequence[Utterance],
     *,
+    decoder: DecoderConfig | None = None,
     chunk_ms: int | None = None,
     augment: str = "none",
     seed: int = 0,
@@ -60,7 +65,7 @@ def judge(
     """
     recorder = _Recorder()
     recognizer = dataclasses.replace(
-        Recognizer.open(bundle, chunk_ms=chunk_ms, precision="float32"),
+        Recognizer.open(bundle, chunk_ms=chunk_ms, decoder=decoder, precision="float32"),
         confidence=recorder,  # type: ignore[arg-type]
     )
     augmenter = Augmenter(AUGMENTATIONS[augment]) if augment != "none" else None
@@ -77,26 +82,32 @@ def judge(
         for version in versions:
             judged = judging.judge(utterance.text, judging.recognise(recognizer, [version]))
             features = tuple(recorder.words[int(word.confidence)] for word in judged.words)
-            found.append(JudgedWords(features, judged.right))
+            found.append(JudgedWords(str(utterance.audio_filepath), features, judged.right))
             recorder.words.clear()
     return found
 
 
-def fit(judged: Sequence[JudgedWords], *, fitted_on: str, seed: int = 0) -> ConfidenceMap:
+def fit(
+    judged: Sequence[JudgedWords], *, lexicon: bool = False, fitted_on: str, seed: int = 0
+) -> ConfidenceMap:
     """The map of all recordings, with the metrics of one that did not see a fifth of them.
+
+    `lexicon`: the bundle has one, so its features count.
 
     Raises:
         ConfigError: too few words, or all of them right.
     """
-    shuffled = list(judged)
-    random.Random(seed).shuffle(shuffled)
-    held = max(1, round(HELD_BACK * len(shuffled)))
+    features = WITH_LEXICON if lexicon else DEFAULT_FEATURES
+    recordings = sorted({one.recording for one in judged})
+    random.Random(seed).shuffle(recordings)
+    held = set(recordings[: max(1, round(HELD_BACK * len(recordings)))])
     try:
-        trial = fit_confidence(*_flat(shuffled[held:]))
-        words, right = _flat(shuffled[:held])
+        trial = fit_confidence(*_flat(judged, lambda one: one not in held), features=features)
+        words, right = _flat(judged, lambda one: one in held)
         metrics = summary([trial(word) for word in words], right)
         return fit_confidence(
-            *_flat(shuffled),
+            *_flat(judged),
+            features=features,
             fitted_on=fitted_on,
             metrics={k: round(v, 4) for k, v in metrics.items() if np.isfinite(v)},
         )
@@ -104,6 +115,9 @@ def fit(judged: Sequence[JudgedWords], *, fitted_on: str, seed: int = 0) -> Conf
         raise ConfigError(f"cannot fit a confidence map: {error}; give more recordings") from error
 
 
-def _flat(judged: Sequence[JudgedWords]) -> tuple[list[WordFeatures], list[bool]]:
-    words = [word for recording in judged for word in recording.features]
-    return words, [right for recording in judged for right in recording.right]
+def _flat(
+    judged: Sequence[JudgedWords], wanted: Callable[[str], bool] = lambda recording: True
+) -> tuple[list[WordFeatures], list[bool]]:
+    some = [one for one in judged if wanted(one.recording)]
+    words = [word for one in some for word in one.features]
+    return words, [right for one in some for right in one.right]

@@ -188,7 +188,7 @@ _PLAIN = str.maketrans(
     {"\u2018": "'", "\u2019": "'", "`": "'", "\u201c": '"', "\u201d": '"', "\xab": '"', "\xbb": '"',
      "\u2010": "-", "\u2011": "-", "\u2012": "-", "\u2013": "--", "\u2014": "--", "\u2026": "..."}
 )  # fmt: skip
-_ROMAN = re.compile(r"(?<=[a-z]\s)(?=[IVX]{2,5}\b)X{0,2}(?:IX|IV|V?I{0,3})\b(?!')")
+_ROMAN = re.compile(r"(?<=[a-z]\s)(?=[IVX]{2,5}\b)X{0,2}(?:IX|IV|V?I{0,3})(?<=[IVX])\b(?!')")
 _ROMAN_VALUE = {"I": 1, "V": 5, "X": 10}
 
 
@@ -364,10 +364,13 @@ def utterances(books: Iterable[str]) -> list[Utterance]:
 
 def read_books(paths: Iterable[Path]) -> list[str]:
     """The texts of files and of all .txt files in folders.  Raises ConfigError naming the path."""
-    files = [f for p in paths for f in (sorted(p.glob("*.txt")) if p.is_dir() else [p])]
-    if not files:
-        raise ConfigError("--text: no .txt file there")
+    files: list[Path] = []
+    for path in paths:
+        found = sorted(path.glob("*.txt")) if path.is_dir() else [path]
+        if not found:
+            raise ConfigError(f"{path}: no .txt file there")
+        files += found
     try:
         return [f.read_text(encoding="utf-8", errors="replace") for f in files]
     except OSError as e:
-        raise ConfigError(f"--text: {e.filename}: {e.strerror}") from e
+        raise ConfigError(f"{e.filename}: {e.strerror}") from e

@@ -105,6 +105,7 @@ def _table(facts: dict[str, Any]) -> list[str]:
         ),
         ("confidence", manifest["confidence"] or "not calibrated"),
         ("language model", manifest["lm"] or "none"),
+        ("lexicon", manifest["lexicon"] or "none"),
         (
             "would run",
             f"{runtime['file']} ({runtime['precision']}: {runtime['why']}) "

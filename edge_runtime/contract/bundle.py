@@ -27,7 +27,12 @@ GOLDENS_NAME = "goldens.npz"
 MAX_MANIFEST_BYTES = 1 << 20  # a real one is about 4 KiB; parsing must not be a way to fill memory
 FRONTENDS = ("knf_nemo", "nemo_exact")
 FRAME_MS = 10  # feature frame shift of every frontend
-DECODING = ("lm_weight", "word_bonus", "unknown_logprob")  # of `edge_runtime.decoding.BeamConfig`
+DECODING = (
+    "lm_weight",
+    "word_bonus",
+    "unknown_logprob",
+    "blank_penalty",
+)  # of `edge_runtime.decoding.BeamConfig`
 MAX_CHUNK_FRAMES = 6000  # one minute: beyond it nothing streams, and buffers are sized from it
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -71,6 +76,7 @@ class Manifest:
     training_data: Mapping[str, Any] = field(default_factory=dict)
     confidence: str | None = None  # file name of the confidence map
     lm: str | None = None  # file name of the language model
+    lexicon: str | None = None  # file name of the words there are, which the confidence map asks
     goldens: str | None = None  # file name of inputs and float answers, for a device's self-test
     decoding: Mapping[str, float] = field(default_factory=dict)  # tuned for it: DECODING's fields
     extra: Mapping[str, Any] = field(default_factory=dict)  # fields of later versions, kept
@@ -159,6 +165,7 @@ _OPTIONAL = (
     "training_data",
     "confidence",
     "lm",
+    "lexicon",
     "goldens",
     "decoding",
 )
@@ -280,7 +287,7 @@ def _check(m: Manifest) -> None:
         "decoding",
         f"an object of finite numbers, named {' or '.join(DECODING)}",
     )
-    for name in ("confidence", "lm", "goldens"):
+    for name in ("confidence", "lm", "lexicon", "goldens"):
         file = getattr(m, name)
         need(file is None or matches(file, _FILE), name, "a plain file name or null")
     need(isinstance(m.files, Mapping), "files", "an object")
@@ -295,7 +302,8 @@ def _check(m: Manifest) -> None:
                 remedy=_REMEDY,
             )
     if m.files:  # empty only while the bundle is being put together
-        for needed in (TOKENS_NAME, m.confidence, m.lm, m.goldens, *m.precisions.values()):
+        named = (m.confidence, m.lm, m.lexicon, m.goldens, *m.precisions.values())
+        for needed in (TOKENS_NAME, *named):
             if needed is not None and needed not in m.files:
                 raise BundleError(
                     f"lacks {str(needed)[:80]!r}", file=MANIFEST_NAME, field="files", remedy=_REMEDY

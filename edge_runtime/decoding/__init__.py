@@ -57,6 +57,7 @@ class BeamConfig:
     min_logprob: float = -7.0  # tokens less probable than this in a frame are not tried
     beam_width: float = 12.0  # nats below the best hypothesis at which one is dropped
     blank_skip: float = 0.999  # frames with a surer blank pass without a search; > 1: never
+    blank_penalty: float = 0.0  # nats that a blank costs besides: words are left out less often
     nbest: int = 1  # hypotheses listed in finals
     hotwords: Sequence[str] = ()  # "phrase" or "phrase:boost", see decoding/hotwords.py
     hotword_boost: float = 1.5  # nats per piece, for phrases without a boost of their own
@@ -70,7 +71,8 @@ class BeamConfig:
             raise ValueError("beam, top_k and nbest must be at least 1")
         if not self.blank_skip > 0:
             raise ValueError("blank_skip must be positive")
-        for name in ("hotword_boost", "lm_weight", "word_bonus", "unknown_logprob"):
+        numbers = ("hotword_boost", "lm_weight", "word_bonus", "unknown_logprob", "blank_penalty")
+        for name in numbers:
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"{name} must be finite")
         if isinstance(self.hotwords, str):

@@ -107,6 +107,7 @@ class BeamDecoder:
         self._context = context
         self._blank = context.vocabulary.blank_id
         self._log_skip = math.log(config.blank_skip)
+        self._penalty = config.blank_penalty
         self.reset()
 
     def reset(self) -> None:
@@ -141,7 +142,7 @@ class BeamDecoder:
             if blank >= self._log_skip:
                 if not self._only_blank:
                     self._close_tokens()
-                self._offset += blank
+                self._offset += blank - self._penalty
             else:
                 if candidates is None:
                     candidates = self._candidates(logprobs)
@@ -176,7 +177,7 @@ class BeamDecoder:
     def _step(self, row: list[float], candidates: list[int]) -> None:
         """One frame; `row` holds its V log-probabilities."""
         now = self._frames
-        blank = row[self._blank]
+        blank = row[self._blank] - self._penalty
         after: dict[_Prefix, _Hypothesis] = {}
         for one in self._beam:  # the prefixes that stay as they are
             same = after[one.prefix] = _Hypothesis(one.prefix)

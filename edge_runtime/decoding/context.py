@@ -19,9 +19,8 @@ from typing import Any, NamedTuple
 
 from edge_runtime.decoding.hotwords import HotwordGraph
 from edge_runtime.decoding.ngram import NgramModel
+from edge_runtime.lexicon import RARE
 from edge_runtime.tokens import WORD_START, Vocabulary
-
-_RARE = -10.0  # ln p of a word that is known from elsewhere; about once in 20 000 words
 
 
 class ContextState(NamedTuple):  # not a dataclass: one is made per prefix the search tries
@@ -66,7 +65,7 @@ class Context:
         self._beginnings = dict(beginnings or {})
         for word in self._known if beginnings else ():
             for end in range(1, len(word) + 1):
-                self._beginnings.setdefault(word[:end], _RARE)
+                self._beginnings.setdefault(word[:end], RARE)
 
     def start(self, ngram: Any = None) -> ContextState:
         """At a word boundary; `ngram` continues a sentence, None starts one."""
@@ -106,7 +105,7 @@ class Context:
             return -state.ahead, state.ngram
         logprob, after = self._ngram.score(state.ngram, state.word)
         if logprob is None:
-            logprob = _RARE if state.word in self._known else self._unknown
+            logprob = RARE if state.word in self._known else self._unknown
         return self._lm_weight * logprob + self._word_bonus - state.ahead, after
 
     def final(self, state: ContextState) -> float:

@@ -56,14 +56,15 @@ def word_beginnings(path: Path | str) -> Mapping[str, float]:
     {} for KenLM's binary files, which do not say what words they know.
     """
     best: dict[str, float] = {}
-    for word, logprob in _unigrams(Path(path)):
+    for word, logprob in unigrams(Path(path)):
         for end in range(1, len(word) + 1):
             if logprob > best.get(word[:end], -math.inf):
                 best[word[:end]] = logprob
     return best
 
 
-def _unigrams(path: Path) -> Iterator[tuple[str, float]]:
+def unigrams(path: Path) -> Iterator[tuple[str, float]]:
+    """The words of an ARPA file, each with ln p on its own; nothing for other files."""
     with path.open("rb") as file:
         head = file.read(4096)
         if b"\\data\\" not in head:

@@ -27,6 +27,7 @@ from edge_runtime.decoding import Token
 from edge_runtime.errors import BundleError, BundleIncompatible
 from edge_runtime.events import Word
 from edge_runtime.frame_stats import FrameStats
+from edge_runtime.lexicon import RAREST, Lexicon
 
 
 def _logprobs(frames: int, vocabulary: int = 6, seed: int = 0, sharpness: float = 3) -> np.ndarray:
@@ -98,6 +99,8 @@ def _features_by_hand(logprobs: np.ndarray, tokens: list[Token], word: str) -> W
         seconds_per_char=(stop - first) * 0.04 / len(word),
         tokens=len(tokens),
         chars=len(word),
+        known=0.0,
+        word_logprob=RAREST,
     )
 
 
@@ -113,6 +116,18 @@ def test_word_features_follow_their_definitions_however_frames_arrive(block: int
     for tokens in (TOKENS, TOKENS[:1], TOKENS[1:2]):
         features = word_features(stats, tokens, "word", 0.04)
         assert features == pytest.approx(_features_by_hand(logprobs, tokens, "word"), rel=1e-4)
+
+
+def test_a_word_is_known_and_common_if_the_lexicon_says_so() -> None:
+    stats = FrameStats()
+    stats.push(_logprobs(40))
+    lexicon = Lexicon.of({"ship": -9.1})
+    found = word_features(stats, TOKENS, "ship", 0.04, lexicon)
+    other = word_features(stats, TOKENS, "shap", 0.04, lexicon)
+    assert found is not None and other is not None
+    assert (found.known, found.word_logprob) == (1.0, pytest.approx(-9.1))
+    assert (other.known, other.word_logprob) == (0.0, RAREST)
+    assert found[: FEATURES.index("known")] == other[: FEATURES.index("known")]
 
 
 def test_features_stay_the_same_when_older_frames_are_forgotten() -> None:

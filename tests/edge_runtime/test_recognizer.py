@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import math
 import tracemalloc
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,8 +17,9 @@ from numpy.typing import NDArray
 
 from edge_runtime.decoding import BeamConfig, GreedyConfig
 from edge_runtime.endpoint import EndpointConfig
-from edge_runtime.errors import AudioError, ConfigError
+from edge_runtime.errors import AudioError, BundleError, ConfigError
 from edge_runtime.events import Event, Final
+from edge_runtime.lexicon import Lexicon
 from edge_runtime.recognizer import Recognizer
 from tests import models
 from tests.edge_runtime.tones import (
@@ -318,3 +321,44 @@ def test_memory_does_not_grow_with_the_stream(recognizer: Recognizer) -> None:
 
 def test_gaps_are_shorter_than_the_pause_that_ends_an_utterance() -> None:
     assert EndpointConfig().trailing_silence_s > GAP_S  # what the talks above rely on
+
+
+# --- what is no word -----------------------------------------------------------------------------
+
+BY_LEXICON = json.dumps(
+    {
+        "schema_version": 1,
+        "features": ["known", "word_logprob"],
+        "mean": [0.5, -12.0],
+        "scale": [0.5, 2.0],
+        "weights": [2.0, 1.0],
+        "bias": 0.0,
+    }
+)
+
+
+def test_a_word_that_the_lexicon_has_not_is_less_sure(tmp_path: Path) -> None:
+    lexicon = Lexicon.of({"t20": -10.0, "t35": -13.0}).to_bytes()
+    bundle = write_tone_bundle(tmp_path / "b", lexicon=lexicon, confidence=BY_LEXICON)
+    (final,) = recognise(Recognizer.open(bundle.path), say("t20 t35 t50"))
+    z = [2.0 + 1.0, 2.0 - 0.5, -2.0 - 1.0]
+    expected = [1 / (1 + math.exp(-each)) for each in z]
+    assert [word.confidence for word in final.words] == pytest.approx(expected)
+
+
+def test_words_of_hotwords_are_known_whatever_the_lexicon_says(tmp_path: Path) -> None:
+    lexicon = Lexicon.of({"t20": -10.0}).to_bytes()
+    bundle = write_tone_bundle(tmp_path / "b", lexicon=lexicon, confidence=BY_LEXICON)
+    named = Recognizer.open(bundle.path, decoder=BeamConfig(hotwords=("t35 t50:0",)))
+    sure = {
+        word.word: word.confidence > 0.5
+        for final in recognise(named, say("t20 t35 t50 t61"))
+        for word in final.words
+    }
+    assert sure["t20"] and sure["t35"] and sure["t50"] and not sure["t61"]
+
+
+def test_a_map_that_needs_a_lexicon_is_refused_without_one(tmp_path: Path) -> None:
+    bundle = write_tone_bundle(tmp_path / "b", confidence=BY_LEXICON)
+    with pytest.raises(BundleError, match=r"confidence\.json: features: .*no lexicon"):
+        Recognizer.open(bundle.path)

@@ -19,8 +19,14 @@ RATE = 16_000
 WORD_S, GAP_S = 0.4, 0.24
 
 
-def write_tone_bundle(path: Path, *, lm: str | None = None) -> Bundle:
-    """A bundle of one chunk size, 160 ms; `lm` is ARPA text."""
+def write_tone_bundle(
+    path: Path,
+    *,
+    lm: str | None = None,
+    lexicon: bytes | None = None,
+    confidence: str | None = None,
+) -> Bundle:
+    """A bundle of one chunk size, 160 ms; `lm` is ARPA text, `confidence` JSON."""
     manifest = Manifest(
         name="tones",
         version="1.0",
@@ -36,6 +42,8 @@ def write_tone_bundle(path: Path, *, lm: str | None = None) -> Bundle:
         training_data={"sounds": "none"},
         runtime={"onnxruntime": ">=1.17"},
         lm=None if lm is None else "lm.arpa",
+        lexicon=None if lexicon is None else "lexicon.bin",
+        confidence=None if confidence is None else "confidence.json",
         decoding={} if lm is None else {"lm_weight": 0.25, "word_bonus": 2.0},
     )
     tokens = models.write_tokens(path.parent / "tokens.txt", models.NEMO_TOKENS)
@@ -43,6 +51,10 @@ def write_tone_bundle(path: Path, *, lm: str | None = None) -> Bundle:
     files: dict[str, Path | bytes] = {"encoder.onnx": model, "tokens.txt": tokens}
     if lm is not None:
         files["lm.arpa"] = lm.encode()
+    if lexicon is not None:
+        files["lexicon.bin"] = lexicon
+    if confidence is not None:
+        files["confidence.json"] = confidence.encode()
     return write_bundle(path, manifest, files)
 
 

@@ -93,6 +93,7 @@ def test_what_a_reader_must_interpret_is_written_out(written: str, read: str) ->
     "written",
     [
         "3/8 inch",
+        "the clock says IIII",
         "L20",
         "hrrmph",
         "no-o-ooo",

@@ -31,15 +31,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from importlib.util import find_spec
+
+    from edge_runtime.bundle import Bundle
+    from edge_runtime.decoding import BeamConfig, DecoderConfig, GreedyConfig
     from edge_runtime.files import write_atomically
     from edge_runtime.manifest import read_manifest
     from training.confidence import fit, judge
 
+    bundle = Bundle.open(args.bundle)
+    searches: list[DecoderConfig] = [GreedyConfig()]
+    if (settings := bundle.decoding()) and find_spec("kenlm") is not None:
+        searches.append(BeamConfig(**settings))
     judged = []
     for path in args.manifest:
         utterances = read_manifest(path)[: args.limit]
-        judged += judge(args.bundle, utterances, augment=args.augment, seed=args.seed)
-    found = fit(judged, fitted_on=args.fitted_on, seed=args.seed)
+        for search in searches:
+            judged += judge(
+                args.bundle, utterances, decoder=search, augment=args.augment, seed=args.seed
+            )
+    found = fit(
+        judged,
+        lexicon=bundle.lexicon_file() is not None,
+        fitted_on=args.fitted_on,
+        seed=args.seed,
+    )
     write_atomically(args.out, found.to_json().encode())
     metrics = " ".join(f"{name} {value:g}" for name, value in found.metrics.items())
     print(f"{args.out}: on the held-back fifth: {metrics}")

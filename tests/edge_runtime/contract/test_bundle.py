@@ -32,8 +32,9 @@ FIELDS: dict[str, Any] = {
     "training_data": {"sources": ["synthetic"]},
     "confidence": None,
     "lm": None,
+    "lexicon": None,
     "goldens": None,
-    "decoding": {"lm_weight": 0.4, "word_bonus": 1},
+    "decoding": {"lm_weight": 0.4, "word_bonus": 1, "blank_penalty": 0.5},
 }
 
 
@@ -125,7 +126,7 @@ def test_a_wrong_field_is_refused_by_name(field: str, value: Any) -> None:
     assert caught.value.remedy
 
 
-@pytest.mark.parametrize("field", ["confidence", "lm", "goldens"])
+@pytest.mark.parametrize("field", ["confidence", "lm", "lexicon", "goldens"])
 def test_an_optional_file_must_be_listed(field: str) -> None:
     with pytest.raises(BundleError, match=r"files: lacks 'x\.json'"):
         Manifest.from_json(encode(**{field: "x.json"}))

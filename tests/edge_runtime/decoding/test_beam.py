@@ -98,6 +98,19 @@ def test_impossible_tokens_are_no_hypotheses() -> None:
     assert set(_scores(decoder, VOCABULARY)) == {"", "a", "a a"}
 
 
+@pytest.mark.parametrize("skip", [2.0, 0.3])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_blank_penalty_is_a_less_probable_blank(seed: int, skip: float) -> None:
+    logprobs = random_logprobs(5, SIZE, seed)
+    dearer = logprobs.copy()
+    dearer[:, -1] -= np.float32(0.75)
+    penalised = _decoder(replace(EXACT, blank_penalty=0.75, blank_skip=skip))
+    penalised.advance(logprobs)
+    plain = _decoder(replace(EXACT, blank_skip=skip * math.exp(-0.75)))
+    plain.advance(dearer)
+    assert _scores(penalised, VOCABULARY) == pytest.approx(_scores(plain, VOCABULARY), abs=1e-5)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_hotwords_add_what_the_text_earns_to_the_sum(seed: int) -> None:
     logprobs = random_logprobs(4, SIZE, seed)
