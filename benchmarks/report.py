@@ -156,9 +156,9 @@ def _latency(field: str) -> Callable[[Results], Finding]:
     return find
 
 
-def _confidence(name: str) -> Callable[[Results], Finding]:
+def _confidence(name: str, *, beam: bool) -> Callable[[Results], Finding]:
     def find(results: Results) -> Finding:
-        found = results[name]
+        found = results[name]["beam"] if beam else results[name]
         met = found["auroc"] >= 0.85 and found["nce"] >= 0.25 and found["ece"] <= 0.05
         return f"{found['auroc']:.3f} / {found['nce']:.3f} / {found['ece']:.3f}", met
 
@@ -506,12 +506,14 @@ TARGETS = (
     ),
     *(
         Target(
-            what=f"word confidence at 320 ms, {name}: AUROC / NCE / ECE",
+            what=f"word confidence at 320 ms, {name}, {'beam' if beam else 'greedy'}: "
+            "AUROC / NCE / ECE",
             aim="≥ 0.85 / ≥ 0.25 / ≤ 0.05",
             benchmark="confidence",
-            find=_confidence(name),
+            find=_confidence(name, beam=beam),
         )
         for name in (REAL, HELD_OUT)
+        for beam in (False, True)
     ),
     Target(
         what="ingest, segments of 20 kB, durable before the receipt / bare paho subscriber",
