@@ -75,7 +75,8 @@ class Lexicon:
         hashes = np.frombuffer(data, "<u4", count, _HEAD.size)
         if not (hashes[1:] > hashes[:-1]).all():
             raise BundleError("is not in order", file=file, field="hashes", remedy=_REMEDY)
-        return cls(array("I", hashes.tolist()), data[_HEAD.size + hashes.nbytes :])
+        native = hashes.astype("=u4").tobytes()
+        return cls(array("I", native), data[_HEAD.size + hashes.nbytes :])
 
     def to_bytes(self) -> bytes:
         """The content of its file; what `knowing` added is not in it."""
