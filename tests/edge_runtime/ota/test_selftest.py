@@ -35,7 +35,7 @@ def altered(folder: Path, share: float | None) -> Recognizer:
         np.savez(sink, **arrays)
         files["goldens.npz"] = sink.getvalue()
     manifest = dataclasses.replace(
-        demo.manifest, files={}, lm=None, confidence=None, decoding={},
+        demo.manifest, files={}, lm=None, lexicon=None, confidence=None, decoding={},
         precisions={"int8-dynamic": "encoder.int8-dynamic.onnx"},
         goldens=None if share is None else "goldens.npz",
     )  # fmt: skip
