@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -106,7 +105,7 @@ def _decoder(settings: RecognizerSettings, bundle: Path) -> DecoderConfig:
     language_model: dict[str, Any] = {}
     if settings.lm is not None:
         language_model = {"lm": str(settings.lm), "lm_weight": settings.lm_weight}
-    elif find_spec("kenlm") is not None:
+    else:
         language_model = Bundle.open(bundle).decoding()
     return BeamConfig(
         beam=settings.beam,

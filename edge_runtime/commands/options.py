@@ -191,17 +191,9 @@ def _decoder(args: argparse.Namespace, bundle: Path) -> DecoderConfig:
 
 def _bundled_lm(path: Path, *, wanted: bool) -> dict[str, Any]:
     """The bundle's language model as fields of a BeamConfig; `wanted`: it was asked for."""
-    from importlib.util import find_spec
-
     from edge_runtime.bundle import Bundle
 
     settings = Bundle.open(path).decoding()
     if not settings and wanted:
         raise ConfigError(f"{path} has no language model: give one with --lm FILE")
-    if settings and not wanted and find_spec("kenlm") is None:
-        sys.stderr.write(
-            "note: searching without the bundle's language model, which needs "
-            "pip install 'vitconformer[lm]'\n"
-        )
-        return {}
     return settings

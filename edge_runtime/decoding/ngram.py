@@ -1,6 +1,7 @@
-"""Word n-gram language models: ARPA text or KenLM binary files, read by `kenlm`.
+"""Word n-gram language models: ARPA text or KenLM binary files.
 
-`kenlm` is optional (extra `lm`). The search needs only the three methods of `NgramModel`.
+`kenlm` (extra `lm`) reads both, and starts sooner; without it `arpa.py` reads the text and answers
+the same. The search needs only the three methods of `NgramModel`.
 """
 
 from __future__ import annotations
@@ -10,10 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from edge_runtime.decoding.arpa import LN10, SENTENCE_END, ArpaModel
 from edge_runtime.errors import ConfigError
-
-LN10 = math.log(10)
-SENTENCE_END = "</s>"
 
 
 class NgramModel(Protocol):
@@ -65,11 +64,9 @@ def word_beginnings(path: Path | str) -> Mapping[str, float]:
 
 def unigrams(path: Path) -> Iterator[tuple[str, float]]:
     """The words of an ARPA file, each with ln p on its own; nothing for other files."""
+    if not _is_arpa(path):
+        return
     with path.open("rb") as file:
-        head = file.read(4096)
-        if b"\\data\\" not in head:
-            return
-        file.seek(0)
         inside = False
         for line in file:
             if line.startswith(b"\\"):
@@ -82,10 +79,16 @@ def unigrams(path: Path) -> Iterator[tuple[str, float]]:
                     yield word, float(fields[0]) * LN10
 
 
-def open_ngram(path: Path | str) -> KenLM:
+def _is_arpa(path: Path) -> bool:
+    with path.open("rb") as file:
+        return b"\\data\\" in file.read(4096)
+
+
+def open_ngram(path: Path | str) -> NgramModel:
     """Reads an ARPA or KenLM binary file.
 
-    Raises ConfigError if `kenlm` is not installed or the file is missing or not such a model.
+    Raises ConfigError if the file is missing or no such model, or needs `kenlm` and that is not
+    installed.
     """
     path = Path(path)
     if not path.is_file():
@@ -93,9 +96,11 @@ def open_ngram(path: Path | str) -> KenLM:
     try:
         import kenlm
     except ImportError as error:
+        if _is_arpa(path):
+            return ArpaModel.load(path)
         raise ConfigError(
-            f"language model {path}: the kenlm package is missing; "
-            "install it with pip install 'vitconformer[lm]'"
+            f"language model {path}: is no ARPA text; for KenLM's binary files the kenlm package "
+            "is missing; install it with pip install 'vitconformer[lm]'"
         ) from error
     config = kenlm.Config()
     config.show_progress = False  # kenlm draws its bar on stderr

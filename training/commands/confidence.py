@@ -31,8 +31,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from importlib.util import find_spec
-
     from edge_runtime.bundle import Bundle
     from edge_runtime.decoding import BeamConfig, DecoderConfig, GreedyConfig
     from edge_runtime.files import write_atomically
@@ -41,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
 
     bundle = Bundle.open(args.bundle)
     searches: list[DecoderConfig] = [GreedyConfig()]
-    if (settings := bundle.decoding()) and find_spec("kenlm") is not None:
+    if settings := bundle.decoding():
         searches.append(BeamConfig(**settings))
     judged = []
     for path in args.manifest:

@@ -80,12 +80,15 @@ def test_a_search_takes_the_bundles_language_model_as_it_was_tuned(lm_bundle: Pa
     assert Recognizer.open(lm_bundle, decoder=tuned).stream().finish()
 
 
-def test_without_kenlm_the_bundles_language_model_is_left_out_and_that_is_said(
-    lm_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_without_kenlm_the_bundles_language_model_is_searched_with_all_the_same(
+    lm_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert options._decoder(parse("--beam", "4"), lm_bundle) == BeamConfig(beam=4)
-    assert "pip install 'vitconformer[lm]'" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "kenlm", None)
+    decoder = options._decoder(parse("--beam", "4"), lm_bundle)
+    assert decoder == BeamConfig(
+        beam=4, lm=str(lm_bundle / "lm.arpa"), lm_weight=0.25, word_bonus=2.0
+    )
+    assert Recognizer.open(lm_bundle, decoder=decoder).stream().finish()
 
 
 def test_a_byte_order_mark_is_no_part_of_a_phrase(tmp_path: Path) -> None:

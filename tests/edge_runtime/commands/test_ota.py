@@ -106,8 +106,8 @@ def small(folder: Path, release: int) -> Path:
     demo = Bundle.open(DEMO)
     names = ("encoder.int8-dynamic.onnx", "tokens.txt", "goldens.npz")
     manifest = dataclasses.replace(
-        demo.manifest, release_counter=release, version=f"{release}.0", files={}, lm=None, lexicon=None,
-        precisions={"int8-dynamic": names[0]}, confidence=None, decoding={},
+        demo.manifest, release_counter=release, version=f"{release}.0", files={}, lm=None,
+        precisions={"int8-dynamic": names[0]}, lexicon=None, confidence=None, decoding={},
     )  # fmt: skip
     return write_bundle(
         folder / f"release-{release}", manifest, {name: demo.file(name) for name in names}
