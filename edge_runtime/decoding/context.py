@@ -63,6 +63,7 @@ class Context:
         self._unknown = unknown_logprob
         self._known = frozenset(known)
         self._beginnings = dict(beginnings or {})
+        self._closed: tuple[ContextState | None, tuple[float, Any]] = None, (0.0, None)
         for word in self._known if beginnings else ():
             for end in range(1, len(word) + 1):
                 self._beginnings.setdefault(word[:end], RARE)
@@ -103,10 +104,15 @@ class Context:
         """What the word in progress earns besides if it is complete, and the state after it."""
         if self._ngram is None or not state.word:
             return -state.ahead, state.ngram
+        last, found = self._closed
+        if last is state:  # every token that may begin a word after it asks the same
+            return found
         logprob, after = self._ngram.score(state.ngram, state.word)
         if logprob is None:
             logprob = RARE if state.word in self._known else self._unknown
-        return self._lm_weight * logprob + self._word_bonus - state.ahead, after
+        found = self._lm_weight * logprob + self._word_bonus - state.ahead, after
+        self._closed = state, found
+        return found
 
     def final(self, state: ContextState) -> float:
         """The bonus of the whole prefix if nothing follows."""
