@@ -27,12 +27,8 @@ GOLDENS_NAME = "goldens.npz"
 MAX_MANIFEST_BYTES = 1 << 20  # a real one is about 4 KiB; parsing must not be a way to fill memory
 FRONTENDS = ("knf_nemo", "nemo_exact")
 FRAME_MS = 10  # feature frame shift of every frontend
-DECODING = (
-    "lm_weight",
-    "word_bonus",
-    "unknown_logprob",
-    "blank_penalty",
-)  # of `edge_runtime.decoding.BeamConfig`
+# Fields of `edge_runtime.decoding.BeamConfig`.
+DECODING = ("lm_weight", "word_bonus", "unknown_logprob", "blank_penalty")
 MAX_CHUNK_FRAMES = 6000  # one minute: beyond it nothing streams, and buffers are sized from it
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")

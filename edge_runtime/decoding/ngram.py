@@ -80,8 +80,11 @@ def unigrams(path: Path) -> Iterator[tuple[str, float]]:
 
 
 def _is_arpa(path: Path) -> bool:
-    with path.open("rb") as file:
-        return b"\\data\\" in file.read(4096)
+    try:
+        with path.open("rb") as file:
+            return b"\\data\\" in file.read(4096)
+    except OSError as error:
+        raise ConfigError(f"language model {path}: cannot be read: {error.strerror}") from error
 
 
 def open_ngram(path: Path | str) -> NgramModel:
