@@ -5,7 +5,7 @@
 
 An n-gram is found by the place of its first n - 1 words in the table before and its last word, one
 number of 64 bits, in a sorted table. A state is where the last one, two, … words of the history
-are in their tables, so a word costs one look-up per order. Tables take 20 bytes per n-gram.
+are in their tables, so a word costs one look-up per order. Tables take 16 bytes per n-gram.
 
 The format is that of Doug Paul's ARPA tools, as written by SRILM, KenLM and `training.ngram`: log10
 probabilities, back-off weights that may be left out, every context of an n-gram listed itself.
