@@ -218,8 +218,7 @@ def cost(cost: Cost | None, bounds: Bounds) -> list[Rule]:
 
 _SAID = {
     "ece": "its confidences are further from the share of right words",
-    "nce": "its confidences say less about which words are right",
-    "auroc": "its confidences rank right words above wrong ones less often",
+    "nce": "its confidences hardly say which words are right",
     "overconfidence": "it is surer of its words than they are right",
 }
 

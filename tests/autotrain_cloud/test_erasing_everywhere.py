@@ -37,7 +37,8 @@ from training.store import FeatureStore
 
 ROOT = Path(__file__).parents[2]
 CHAMPION = ROOT / "bundles" / "en-demo"
-CLIPS = read_manifest(ROOT / "samples" / "manifest.jsonl")
+SAMPLES = read_manifest(ROOT / "samples" / "manifest.jsonl")
+CLIPS = [SAMPLES[i] for i in (0, 2, 1, 3, 8, 5)]  # both teachers understand one of each device
 ERASED, OTHERS = "kitchen-1", ("hall-1", "attic-1")
 EACH = 2  # segments of a device
 
@@ -78,17 +79,17 @@ publish = "test -f {calibrate}/bundle/manifest.json"
 
 
 def clips(device: str) -> list[Segment]:
-    """What this device sends: real speech, and what it heard in it."""
+    """What this device sends: real speech, and what it heard in it: all but the last word."""
     number = (ERASED, *OTHERS).index(device) * EACH
     return [
         dataclasses.replace(
             segment(100 + number + i, audio=clip.audio_filepath.read_bytes()),
             codec="flac",
             duration_s=clip.duration,
-            text=clip.text,
+            text=clip.text.rpartition(" ")[0],
             words=tuple(
                 SpokenWord(word=word, start_s=0.1 * n, end_s=0.1 * n + 0.1, confidence=0.5)
-                for n, word in enumerate(clip.text.split())
+                for n, word in enumerate(clip.text.split()[:-1])
             ),
         )
         for i, clip in enumerate(CLIPS[number : number + EACH])
