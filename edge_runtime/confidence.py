@@ -94,8 +94,6 @@ class WordFeatures(NamedTuple):
 
 
 FEATURES = WordFeatures._fields
-
-
 LEXICAL = ("known", "word_logprob")  # features that need a lexicon
 
 

@@ -20,10 +20,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_runtime.decoding.arpa import END, START, UNKNOWN
 from edge_runtime.errors import ConfigError
 from edge_runtime.files import write_atomically
 
-START, END, UNKNOWN = "<s>", "</s>", "<unk>"
 _MAX_ORDER = 6
 _NEVER = -99.0  # log10 of what is never predicted: the start of a sentence
 

@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from edge_runtime.errors import ConfigError
 
 LN10 = math.log(10)
-SENTENCE_START, SENTENCE_END, UNKNOWN = "<s>", "</s>", "<unk>"
+START, END, UNKNOWN = "<s>", "</s>", "<unk>"  # of a sentence; a word
 NOT_LISTED = -1
-_SPECIAL = (SENTENCE_START, SENTENCE_END, UNKNOWN)
+_SPECIAL = (START, END, UNKNOWN)
 _MAX_ORDER = 10
 _COUNT = re.compile(rb"ngram (\d+)\s*=\s*(\d+)")
 
@@ -76,7 +76,7 @@ class ArpaModel:
 
     def start(self) -> State:
         """The state at the start of a sentence."""
-        return self._after(self._words.get(SENTENCE_START, NOT_LISTED), self._nothing)
+        return self._after(self._words.get(START, NOT_LISTED), self._nothing)
 
     def score(self, state: State, word: str) -> tuple[float | None, State]:
         """ln p(word | state), None for a word the model does not know, and the state after it."""
@@ -87,7 +87,7 @@ class ArpaModel:
 
     def end(self, state: State) -> float:
         """ln p(end of sentence | state)."""
-        return self._score(state, self._words[SENTENCE_END])[0]
+        return self._score(state, self._words[END])[0]
 
     def _score(self, state: State, word: int) -> tuple[float, State]:
         found = word
@@ -129,8 +129,8 @@ def _parse(lines: Iterator[bytes]) -> tuple[dict[str, int], list[_Table]]:
             raise ValueError(f"{n}-grams: one of them is listed twice")
         tables.append(_Table(keys[-1], logprobs[order], backoffs[order]))
     _expect(b"\\end\\", lines)
-    if SENTENCE_END.encode() not in words:
-        raise ValueError(f"1-grams: expected {SENTENCE_END}")
+    if END.encode() not in words:
+        raise ValueError(f"1-grams: expected {END}")
     return {word.decode(): at for word, at in words.items()}, tables
 
 

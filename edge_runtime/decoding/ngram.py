@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from edge_runtime.decoding.arpa import LN10, SENTENCE_END, ArpaModel
+from edge_runtime.decoding.arpa import END, LN10, ArpaModel
 from edge_runtime.errors import ConfigError
 
 
@@ -46,7 +46,7 @@ class KenLM:
         return (log10 * LN10 if word in self._model else None), after
 
     def end(self, state: Any) -> float:
-        return float(self._model.BaseScore(state, SENTENCE_END, self._new_state())) * LN10
+        return float(self._model.BaseScore(state, END, self._new_state())) * LN10
 
 
 def word_beginnings(path: Path | str) -> Mapping[str, float]:

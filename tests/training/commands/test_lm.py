@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
@@ -13,9 +14,10 @@ from edge_runtime.decoding.ngram import unigrams
 from edge_runtime.errors import ConfigError
 from tests.training.commands.test_data_commands import run
 from training.commands import lm
-from training.text import split_of, utterances
+from training.text import split_of
 
 HOME = "the captain sailed his old ship into harbour while men sang about rum".split()
+PAIRS = list(itertools.product("bcdfglmnprst", "aeiou"))
 
 
 def book(path: Path, words: list[str], *, sentences: int = 400, seed: int = 0) -> Path:
@@ -57,8 +59,6 @@ def test_a_model_of_a_book_knows_its_words_and_those_of_the_list(
 
 def test_sentences_for_evaluation_are_not_learnt(tmp_path: Path) -> None:
     text = book(tmp_path / "book.txt", HOME)
-    kept = [u.text for u in utterances([text.read_text()]) if split_of(u.text) != "train"]
-    assert kept
     secret = tmp_path / "secret.txt"
     secret.write_text(f"{text.read_text()}\n\nNobody mentions xylophones.\n")
     out = tmp_path / "lm.arpa"
@@ -67,6 +67,16 @@ def test_sentences_for_evaluation_are_not_learnt(tmp_path: Path) -> None:
     assert words_of(out) == set(HOME)
     run(lm, "--text", secret, "--prune", 0, "--out", out)
     assert words_of(out) == {*HOME, "nobody", "mentions", "xylophones"}
+
+
+def test_only_sentences_of_the_training_split_are_learnt(tmp_path: Path) -> None:
+    said = {f"{letters}ox": f"somebody mentions {letters}ox" for letters in map("".join, PAIRS)}
+    text = tmp_path / "book.txt"
+    text.write_text("\n\n".join(f"{sentence.capitalize()}." for sentence in said.values()) + "\n")
+    learnt = {word for word, sentence in said.items() if split_of(sentence) == "train"}
+    assert 0 < len(learnt) < len(said)
+    run(lm, "--text", text, "--prune", 0, "--out", tmp_path / "lm.arpa")
+    assert words_of(tmp_path / "lm.arpa") == {*learnt, "somebody", "mentions"}
 
 
 def test_texts_that_are_not_there_are_named(tmp_path: Path) -> None:
