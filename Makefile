@@ -69,14 +69,14 @@ help: ## List the targets
 
 run: $(STAMPS)/edge ## Transcribe the sample clips live, or AUDIO=any.wav (no torch is installed)
 ifdef AUDIO
-	@$(BIN)/vitconformer transcribe --beam 8 "$(AUDIO)"
+	@$(BIN)/vitconformer transcribe --beam 24 "$(AUDIO)"
 else
-	@$(BIN)/vitconformer transcribe --beam 8 --realtime $(foreach voice,flite festival espeak,\
+	@$(BIN)/vitconformer transcribe --beam 24 --realtime $(foreach voice,flite festival espeak,\
 		$(sort $(wildcard samples/$(voice)-*.flac)))
 endif
 
 listen: $(STAMPS)/mic ## Transcribe the microphone
-	@$(BIN)/vitconformer listen --beam 8
+	@$(BIN)/vitconformer listen --beam 24
 
 test: $(STAMPS)/dev ## Set everything up and run the tests; ARGS='-k endpoint' chooses among them
 	@$(BIN)/python -m pytest $(ARGS)

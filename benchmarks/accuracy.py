@@ -39,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     measure.add_manifest_option(parser, default="default: the sample clips")
     measure.add_checkpoint_option(parser)
     parser.add_argument("--limit", type=int, help="only the first N utterances of each set")
-    parser.add_argument("--beam", type=int, default=8, help="hypotheses, 0 for none (default: 8)")
+    parser.add_argument("--beam", type=int, default=24, help="hypotheses, 0 for none (default: 24)")
     parser.add_argument(
         "--pocketsphinx",
         nargs="*",

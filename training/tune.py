@@ -29,9 +29,10 @@ GRID = {
     "lm_weight": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0),
     "word_bonus": (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0),
     "unknown_logprob": (-10.0, -12.0, -16.0, -20.0, -25.0, -30.0),
+    "letter_logprob": (0.0, -0.5, -1.0, -1.5, -2.0, -3.0),
     "blank_penalty": (0.0, 0.5, 1.0, 1.5, 2.0, 2.5),
 }
-START = (0.4, 1.0, -20.0, 0.5)
+START = (0.4, 1.0, -20.0, -1.0, 0.5)
 
 Weights = tuple[float, ...]  # in the order of GRID
 
@@ -100,7 +101,7 @@ def tune(
     manifests: Mapping[str, Sequence[Utterance]],
     *,
     lm: Path | None = None,
-    beam: int = 8,
+    beam: int = 24,
     progress: Callable[[Weights, float], object] = lambda weights, rate: None,
 ) -> tuple[Weights, dict[Weights, float]]:
     """Weights with the least mean of the sets' word error rates, so that each set counts alike."""

@@ -26,7 +26,7 @@ from edge_runtime.errors import BundleError, ConfigError
 from edge_runtime.events import Final
 from edge_runtime.recognizer import Recognizer
 
-BEAM = 16  # hypotheses; a device keeps fewer
+BEAM = 48  # hypotheses; a device keeps fewer
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ MAX_MANIFEST_BYTES = 1 << 20  # a real one is about 4 KiB; parsing must not be a
 FRONTENDS = ("knf_nemo", "nemo_exact")
 FRAME_MS = 10  # feature frame shift of every frontend
 # Fields of `edge_runtime.decoding.BeamConfig`.
-DECODING = ("lm_weight", "word_bonus", "unknown_logprob", "blank_penalty")
+DECODING = ("lm_weight", "word_bonus", "unknown_logprob", "letter_logprob", "blank_penalty")
 MAX_CHUNK_FRAMES = 6000  # one minute: beyond it nothing streams, and buffers are sized from it
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")

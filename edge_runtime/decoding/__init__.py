@@ -19,6 +19,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.contract.bundle import DECODING
 from edge_runtime.tokens import Vocabulary
 
 
@@ -52,7 +53,7 @@ class BeamConfig:
     The pruning fields bound the work per frame. `exact()` turns all of them off.
     """
 
-    beam: int = 8  # hypotheses kept per frame
+    beam: int = 24  # hypotheses kept per frame
     top_k: int = 16  # tokens considered per frame, besides the blank and repetitions
     min_logprob: float = -7.0  # tokens less probable than this in a frame are not tried
     beam_width: float = 12.0  # nats below the best hypothesis at which one is dropped
@@ -64,15 +65,16 @@ class BeamConfig:
     lm: str | None = None  # path of an ARPA or KenLM file
     lm_weight: float = 0.5
     word_bonus: float = 1.0  # nats per word; only with a language model
-    unknown_logprob: float = -20.0  # nats, instead of the model's own score of unknown words
+    unknown_logprob: float = -20.0  # nats, instead of the model's own score of unknown words …
+    letter_logprob: float = 0.0  # … and for each of their letters
+    recombine: bool = True  # drop what can never become the best; not with nbest > 1
 
     def __post_init__(self) -> None:
         if self.beam < 1 or self.top_k < 1 or self.nbest < 1:
             raise ValueError("beam, top_k and nbest must be at least 1")
         if not self.blank_skip > 0:
             raise ValueError("blank_skip must be positive")
-        numbers = ("hotword_boost", "lm_weight", "word_bonus", "unknown_logprob", "blank_penalty")
-        for name in numbers:
+        for name in ("hotword_boost", *DECODING):
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"{name} must be finite")
         if isinstance(self.hotwords, str):
@@ -88,6 +90,7 @@ class BeamConfig:
             min_logprob=-math.inf,
             beam_width=math.inf,
             blank_skip=2.0,
+            recombine=False,
         )
 
 
@@ -159,6 +162,7 @@ def decoder_factory(config: DecoderConfig, vocabulary: Vocabulary) -> Callable[[
         lm_weight=config.lm_weight,
         word_bonus=config.word_bonus,
         unknown_logprob=config.unknown_logprob,
+        letter_logprob=config.letter_logprob,
         beginnings=word_beginnings(config.lm) if config.lm else None,
         known=[word for phrase in phrases for word in phrase.phrase.split()],
     )

@@ -12,6 +12,11 @@ Exactness. With `BeamConfig.exact()` every score equals the enumeration of all a
 path for frames whose blank is surer than `blank_skip` ignores the rest of such a frame's
 probability, 0.1 % at the default; a run of such frames costs one addition each.
 
+Recombination: of hypotheses that end in the same token, and of which the context will say the same
+whatever follows, only the best stays. They differ in older words or in spelling, and nothing to
+come tells them apart; the room is for others (Ney and Ortmanns, IEEE Signal Processing Magazine
+1999). What a text spelt otherwise would have added to it is lost.
+
 Cost does not grow with the stream: prefixes are nodes of a trie in which only the ancestors of
 live hypotheses exist, alignments are linked lists with shared tails, and a frame touches only
 their ends. `tokens` re-reads only what changed since the last call.
@@ -20,7 +25,7 @@ their ends. `tokens` re-reads only what changed since the last call.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from operator import itemgetter
 
 import numpy as np
@@ -108,6 +113,9 @@ class BeamDecoder:
         self._blank = context.vocabulary.blank_id
         self._log_skip = math.log(config.blank_skip)
         self._penalty = config.blank_penalty
+        # Not without a language model, to which all that end in one token are alike; and not where
+        # other readings are asked for, whatever they differ in.
+        self._recombine = config.recombine and config.nbest == 1 and context.has_ngram
         self.reset()
 
     def reset(self) -> None:
@@ -239,7 +247,18 @@ class BeamDecoder:
         scored = [pair for pair in scored if pair[0] >= worst]
         scored.sort(key=_by_score, reverse=True)
         beam: list[_Hypothesis] = []
-        for _, kept in scored[: self._config.beam]:
+        futures: set[Hashable] = set()
+        for _, kept in scored:
+            if len(beam) == self._config.beam:
+                break
+            if self._recombine:
+                if isinstance(kept, _Hypothesis):
+                    token, state = kept.prefix.token, kept.prefix.state
+                else:
+                    token, state = kept[6:]
+                if (future := (token, self._context.future(state))) in futures:
+                    continue
+                futures.add(future)
             one = kept if isinstance(kept, _Hypothesis) else self._extended(kept)
             one.prefix.live = True
             beam.append(one)

@@ -14,7 +14,7 @@ favours hypotheses that have not finished a word, and ends up with words run tog
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from edge_runtime.decoding.hotwords import HotwordGraph
@@ -46,6 +46,7 @@ class Context:
         lm_weight: float = 0.5,
         word_bonus: float = 1.0,
         unknown_logprob: float = -20.0,
+        letter_logprob: float = 0.0,
         beginnings: Mapping[str, float] | None = None,
         known: Iterable[str] = (),
     ) -> None:
@@ -55,12 +56,14 @@ class Context:
         `known`: words that the language model need not know: they are merely rare, not unknown.
         """
         self.vocabulary = vocabulary
+        self.has_ngram = ngram is not None
         self.empty = hotwords is None and ngram is None  # every bonus is 0
         self._hotwords = hotwords
         self._ngram = ngram
         self._lm_weight = lm_weight
         self._word_bonus = word_bonus
         self._unknown = unknown_logprob
+        self._letter = letter_logprob
         self._known = frozenset(known)
         self._beginnings = dict(beginnings or {})
         self._closed: tuple[ContextState | None, tuple[float, Any]] = None, (0.0, None)
@@ -98,7 +101,11 @@ class Context:
         """What the letters of an unfinished word earn."""
         if not self._beginnings or not word:
             return 0.0
-        return self._lm_weight * self._beginnings.get(word, self._unknown)
+        logprob = self._beginnings.get(word)
+        return self._lm_weight * (self._unknown_word(word) if logprob is None else logprob)
+
+    def _unknown_word(self, word: str) -> float:
+        return self._unknown + self._letter * len(word)
 
     def close(self, state: ContextState) -> tuple[float, Any]:
         """What the word in progress earns besides if it is complete, and the state after it."""
@@ -109,10 +116,15 @@ class Context:
             return found
         logprob, after = self._ngram.score(state.ngram, state.word)
         if logprob is None:
-            logprob = RARE if state.word in self._known else self._unknown
+            known = state.word in self._known
+            logprob = RARE if known else self._unknown_word(state.word)
         found = self._lm_weight * logprob + self._word_bonus - state.ahead, after
         self._closed = state, found
         return found
+
+    def future(self, state: ContextState) -> Hashable:
+        """What all later bonuses depend on: prefixes that agree in it will earn the same."""
+        return state.hotword, state.ngram, state.words, state.word
 
     def final(self, state: ContextState) -> float:
         """The bonus of the whole prefix if nothing follows."""

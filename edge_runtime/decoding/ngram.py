@@ -16,7 +16,9 @@ from edge_runtime.errors import ConfigError
 
 
 class NgramModel(Protocol):
-    """A language model with explicit states; scores are natural logs."""
+    """A language model with explicit states, hashable and equal where they are; scores are natural
+    logs.
+    """
 
     def start(self) -> Any:
         """The state at the start of a sentence."""

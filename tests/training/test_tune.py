@@ -21,9 +21,9 @@ def test_the_search_finds_the_bottom_of_a_bowl_and_measures_nothing_twice() -> N
 
     def rate(weights: Weights) -> float:
         asked.append(weights)
-        lm, bonus, unknown, blank = weights
+        lm, bonus, unknown, letter, blank = weights
         bowl = (lm - 0.6) ** 2 + 0.1 * (bonus + 0.5) ** 2 + 0.1 * lm * bonus
-        return bowl + abs(unknown + 16) + (blank - 1.5) ** 2 + 0.1 * blank * lm
+        return bowl + abs(unknown + 16) + abs(letter + 1.5) + (blank - 1.5) ** 2 + 0.1 * blank * lm
 
     best, tried = search(rate, START)
     assert len(asked) == len(set(asked)) < math.prod(map(len, GRID.values()))

@@ -17,7 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="JSONL of utterances that the model was not trained on; each file counts alike",
     )  # fmt: skip
     parser.add_argument("--limit", type=int, help="only the first N utterances of each manifest")
-    parser.add_argument("--beam", type=int, default=8, help="hypotheses [8]")
+    parser.add_argument("--beam", type=int, default=24, help="hypotheses [24]")
     parser.add_argument("--out", required=True, type=Path, help="JSON file of weights to write")
 
 

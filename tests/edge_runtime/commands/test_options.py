@@ -47,7 +47,7 @@ def test_the_search_is_greedy_until_an_option_needs_a_beam(
     (tmp_path / "words.txt").write_text("# names\nada lovelace:3 # the first\n\nalan\n")
     assert decoder() == GreedyConfig()
     assert decoder("--beam", "4") == BeamConfig(beam=4)
-    assert decoder("--nbest", "20") == BeamConfig(beam=20, nbest=20)
+    assert decoder("--nbest", "30") == BeamConfig(beam=30, nbest=30)
     assert decoder("--hotword", "ada") == BeamConfig(hotwords=("ada",))
     assert decoder("--hotword", "tea:2", "--hotwords", str(tmp_path / "words.txt")) == BeamConfig(
         hotwords=("tea:2", "ada lovelace:3", "alan")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from edge_runtime.decoding import (
     BeamConfig,
@@ -149,6 +150,56 @@ def test_the_language_model_scores_complete_words_and_the_end(seed: int, tmp_pat
             score += 0.7 * bigram(before, "</s>") * math.log(10)
         expected[text] = score
     assert _scores(decoder, VOCABULARY) == pytest.approx(expected, abs=1e-5)
+
+
+LETTERS = Vocabulary.from_pieces(["▁a", "▁b", "a", "b", BLANK])
+
+
+def _best_of(config: BeamConfig, logprobs: NDArray[np.float32]) -> tuple[Candidate, int]:
+    """The best text, and how many others the beam has beside it."""
+    decoder = _decoder(config, LETTERS)
+    decoder.advance(logprobs)
+    found = decoder.nbest(1 << 30)
+    return found[0], len(found)
+
+
+def test_recombination_finds_what_the_full_search_finds(tmp_path: Path) -> None:
+    lm = str(write_arpa(tmp_path))
+    config = replace(EXACT, lm=lm, lm_weight=0.7, unknown_logprob=-3.0, letter_logprob=-0.5)
+    texts, dropped = [], 0
+    for seed in range(25):
+        logprobs = speech_like(7, len(LETTERS), seed)
+        (best, count), (same, fewer) = (
+            _best_of(replace(config, recombine=recombine), logprobs) for recombine in (False, True)
+        )
+        assert LETTERS.detokenise(_ids(same)) == LETTERS.detokenise(_ids(best))
+        assert same.score <= best.score + 1e-9  # other spellings are not added to it
+        texts.append(_ids(best))
+        dropped += count - fewer
+    assert dropped > 1000 and len(set(texts)) > 5
+
+
+def test_recombination_makes_room_for_better_hypotheses(tmp_path: Path) -> None:
+    config = BeamConfig(beam=8, lm=str(write_arpa(tmp_path)), lm_weight=1.0, unknown_logprob=-3.0)
+    gained = []
+    for seed in range(20):
+        logprobs = random_logprobs(60, len(LETTERS), seed, sharpness=1)
+        alone, _ = _best_of(replace(config, recombine=False), logprobs)
+        found, _ = _best_of(config, logprobs)
+        gained.append(found.score - alone.score)
+    assert np.mean(gained) > 0.5  # nats
+    assert sum(gain > 0.01 for gain in gained) > 3 * sum(gain < -0.01 for gain in gained)
+
+
+def test_nothing_is_recombined_where_other_readings_are_asked_for(tmp_path: Path) -> None:
+    config = BeamConfig(nbest=5, lm=str(write_arpa(tmp_path)))
+    logprobs = random_logprobs(12, SIZE, 0)
+    found = []
+    for recombine in (True, False):
+        decoder = _decoder(replace(config, recombine=recombine))
+        decoder.advance(logprobs)
+        found.append(decoder.nbest(5))
+    assert found[0] == found[1]
 
 
 def test_the_default_pruning_finds_what_the_full_search_finds() -> None:

@@ -13,7 +13,7 @@ from edge_runtime.tokens import Vocabulary
 from tests.edge_runtime.decoding.arpa import UNIGRAM, write_arpa
 
 PIECES = ("▁a", "▁b", "a", "b", "▁z", "z", "<blk>")
-WEIGHT, UNKNOWN = 0.7, -20.0
+WEIGHT, UNKNOWN, BONUS = 0.7, -20.0, 1.5
 
 
 @pytest.fixture
@@ -24,14 +24,20 @@ def vocabulary(tmp_path: Path) -> Vocabulary:
 
 
 def context(
-    vocabulary: Vocabulary, lm: Path, *, ahead: bool, known: tuple[str, ...] = ()
+    vocabulary: Vocabulary,
+    lm: Path,
+    *,
+    ahead: bool,
+    known: tuple[str, ...] = (),
+    letter: float = 0.0,
 ) -> Context:
     return Context(
         vocabulary,
         ngram=open_ngram(lm),
         lm_weight=WEIGHT,
-        word_bonus=1.5,
+        word_bonus=BONUS,
         unknown_logprob=UNKNOWN,
+        letter_logprob=letter,
         beginnings=word_beginnings(lm) if ahead else None,
         known=known,
     )
@@ -82,6 +88,36 @@ def test_letters_that_begin_no_word_are_charged_for_at_once(
     assert walk(aware, "▁a").bonus == pytest.approx(WEIGHT * UNIGRAM["a"] * LN10)
     assert walk(aware, "▁a", "b").bonus == pytest.approx(WEIGHT * UNIGRAM["ab"] * LN10)
     assert walk(aware, "▁a", "b", "z").bonus == pytest.approx(WEIGHT * UNKNOWN)
+
+
+def test_an_unknown_word_costs_by_its_letters_from_the_first_that_begins_no_word(
+    vocabulary: Vocabulary, tmp_path: Path
+) -> None:
+    dear = context(vocabulary, write_arpa(tmp_path), ahead=True, letter=-2.0)
+    assert walk(dear, "▁a", "b").bonus == pytest.approx(WEIGHT * UNIGRAM["ab"] * LN10)
+    for letters in (3, 4, 5):
+        state = walk(dear, "▁a", "b", *["z"] * (letters - 2))
+        spelt = WEIGHT * (UNKNOWN - 2.0 * letters)
+        assert state.bonus == pytest.approx(spelt)
+        assert state.bonus + dear.close(state)[0] == pytest.approx(spelt + BONUS)
+
+
+def test_prefixes_of_one_future_earn_the_same_from_there_on(
+    vocabulary: Vocabulary, tmp_path: Path
+) -> None:
+    aware = context(vocabulary, write_arpa(tmp_path), ahead=True)
+    one, other = walk(aware, "▁b", "▁a", "b"), walk(aware, "▁z", "▁a", "b")
+    assert aware.future(one) != aware.future(other)  # "a" after "b" is not "a" after nothing
+    one, other = walk(aware, "▁b", "▁a", "▁b"), walk(aware, "▁z", "▁a", "▁b")
+    assert aware.future(one) == aware.future(other) and one.bonus != other.bonus
+    for rest in ((), ("a",), ("▁a", "b", "▁a"), ("z", "▁z")):
+        ends = []
+        for state in (one, other):
+            begun = state.bonus
+            for piece in rest:
+                state = aware.advance(state, PIECES.index(piece))
+            ends.append(aware.final(state) - begun)
+        assert ends[0] == pytest.approx(ends[1], abs=1e-9)
 
 
 def test_a_hotword_is_no_unknown_word(vocabulary: Vocabulary, tmp_path: Path) -> None:
