@@ -171,7 +171,10 @@ def judge(
         check_speech(evidence, settings.filters),
         check_transcript(teacher, text, _spoken_s(evidence, teacher), settings.filters),
     )
-    kind = triage(to_device, to_second, settings.triage, confidence=teacher.confidence)
+    kind = triage(
+        to_device, to_second, settings.triage,
+        confidence=teacher.confidence, device_confidence=segment.confidence,
+    )  # fmt: skip
     decision, reasons = decide(kind, failed(outcomes))
     label = Label(
         segment=segment,
@@ -180,7 +183,7 @@ def judge(
         decision=decision,
         triage=kind,
         reasons=reasons,
-        trust=teacher.confidence if kind == "alone" else agreement(to_device, to_second),
+        trust=teacher.confidence if kind in ("alone", "ahead") else agreement(to_device, to_second),
         outcomes=outcomes,
         speech_s=evidence.speech_s,
         voiced_s=evidence.voiced_s,

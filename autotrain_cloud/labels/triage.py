@@ -5,6 +5,7 @@
 | `easy` | the same words | any | true, but the student knows it: replay |
 | `gold` | differ | agree | true, and new to the student: train |
 | `sure` | differ | nearly agree, and the teacher is sure | mostly true, and new: train |
+| `ahead` | differ, and the device is lost | disagree, but the teacher is fairly sure | often true: train |
 | `near` | nearly agree | nobody to ask | mostly true: train, with less trust |
 | `disputed` | differ | disagree | a person should listen |
 | `alone` | differ | nobody to ask, but the teacher is sure | often true: train, after all others |
@@ -16,6 +17,10 @@ What agrees is what both understand already, so labels by agreement alone are ea
 harder ones; how sure a teacher must be depends on its confidences, so it is off until it is set.
 So is `alone`, for a teacher of the device's family, which the device confirms nothing to: a student
 that teaches its successor (noisy student training, arXiv:2005.09629).
+
+A device that understands hardly anything agrees with nobody, and nor does a second teacher of its
+family. There `ahead` trusts the first one: words of which a third are wrong teach such a device
+more than the few that are sure to be right.
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ from dataclasses import dataclass
 
 from edge_runtime.errors import ConfigError
 
-KINDS = ("easy", "gold", "sure", "near", "alone", "disputed", "lone")
+KINDS = ("easy", "gold", "sure", "ahead", "near", "alone", "disputed", "lone")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +42,18 @@ class TriageSettings:
     sure_confidence: float = 1.0  # of the teacher, to be sure: above this; 1: never
     max_near: float = 0.2  # teacher to device, where there is no second teacher
     alone_confidence: float = 1.0  # instead: of the teacher, to be believed alone; 1: never
+    ahead_confidence: float = 1.0  # of the teacher, to be believed against the second; 1: never …
+    lost_confidence: float = 0.4  # … and of the device, not to be: below this
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_easy <= self.max_near <= 1 or not 0 <= self.max_teachers <= 1:
             raise ConfigError("distances are 0 to 1, and max_easy is not above max_near")
-        sure = (self.max_sure, self.sure_confidence, self.alone_confidence)
-        if not all(0 <= value <= 1 for value in sure):
-            raise ConfigError("max_sure, sure_confidence and alone_confidence are 0 to 1")
+        for name in (
+            "max_sure", "sure_confidence", "alone_confidence", "ahead_confidence",
+            "lost_confidence",
+        ):  # fmt: skip
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is 0 to 1")
 
 
 def triage(
@@ -52,9 +62,10 @@ def triage(
     settings: TriageSettings,
     *,
     confidence: float = 0.0,
+    device_confidence: float = 1.0,
 ) -> str:
-    """One of KINDS, from distances of plain texts and the teacher's mean confidence; None: there
-    was no second teacher.
+    """One of KINDS, from distances of plain texts and the mean confidences of teacher and device;
+    None: there was no second teacher.
     """
     if teacher_device <= settings.max_easy:
         return "easy"
@@ -64,5 +75,7 @@ def triage(
         return "near" if teacher_device <= settings.max_near else "lone"
     if teacher_second <= settings.max_teachers:
         return "gold"
-    sure = confidence > settings.sure_confidence
-    return "sure" if sure and teacher_second <= settings.max_sure else "disputed"
+    if teacher_second <= settings.max_sure and confidence > settings.sure_confidence:
+        return "sure"
+    is_lost = device_confidence < settings.lost_confidence
+    return "ahead" if is_lost and confidence > settings.ahead_confidence else "disputed"

@@ -139,6 +139,7 @@ name = "bundle"
 model = "{self.bundle}"
 [triage]
 sure_confidence = 0.7
+ahead_confidence = 0.5
 """)
         (out / "select.toml").write_text(
             "dev_share = 0.2\nmax_device_hours = 5.0\nreplay_share = 0.0\n"

@@ -154,6 +154,19 @@ def test_a_teacher_may_be_believed_alone_by_how_sure_it_is_and_by_nothing_else()
         TriageSettings(alone_confidence=-0.1)
 
 
+def test_a_teacher_is_believed_against_another_only_where_the_device_is_lost() -> None:
+    settings = TriageSettings(ahead_confidence=0.5, lost_confidence=0.4)
+    assert triage(0.9, 0.6, settings, confidence=0.6, device_confidence=0.3) == "ahead"
+    assert triage(0.9, 0.6, settings, confidence=0.6, device_confidence=0.4) == "disputed"
+    assert triage(0.9, 0.6, settings, confidence=0.5, device_confidence=0.3) == "disputed"
+    assert triage(0.9, 0.05, settings, confidence=0.6, device_confidence=0.3) == "gold"
+    assert triage(0.0, 0.6, settings, confidence=0.6, device_confidence=0.3) == "easy"
+    assert triage(0.9, None, settings, confidence=0.6, device_confidence=0.3) == "lone"
+    assert triage(0.9, 0.6, TriageSettings(), confidence=1.0, device_confidence=0.0) == "disputed"
+    with pytest.raises(ConfigError, match="lost_confidence"):
+        TriageSettings(lost_confidence=1.5)
+
+
 def test_settings_that_nothing_could_pass_are_an_error() -> None:
     with pytest.raises(ConfigError, match="min_chars_per_s"):
         check_settings(FilterSettings(min_chars_per_s=30))

@@ -171,6 +171,17 @@ def test_a_teacher_that_is_believed_alone_is_trusted_as_much_as_it_is_sure() -> 
         assert (label.trust == confidence) == (kind == "alone")
 
 
+def test_a_teacher_is_kept_against_another_where_the_device_itself_says_that_it_is_lost() -> None:
+    settings = replace(OFFLINE, triage=TriageSettings(ahead_confidence=0.5))
+    for confidence, kind, decision in ((0.2, "ahead", "keep"), (0.8, "disputed", "review")):
+        heard = replace(segment(0, text="the thick crown"), confidence=confidence)
+        parrot = Parrot([SAID], fields={"confidence": 0.6})
+        owl = Parrot(["no word of it is right"], family="owl")
+        [label, *_] = Labeler(settings, parrot, owl, None).label([heard], Path())
+        assert (label.triage, label.decision) == (kind, decision)
+        assert (label.trust == 0.6) == (kind == "ahead")
+
+
 @pytest.mark.parametrize(("snr_db", "decision"), [(5.0, "keep"), (20.0, "drop")])
 def test_in_noise_a_text_may_take_as_long_as_its_words_were_heard_to(
     snr_db: float, decision: str
