@@ -5,7 +5,7 @@
 | `easy` | the same words | any | true, but the student knows it: replay |
 | `gold` | differ | agree | true, and new to the student: train |
 | `sure` | differ | nearly agree, and the teacher is sure | mostly true, and new: train |
-| `ahead` | differ, and the device is lost | disagree, but the teacher is fairly sure | often true: train |
+| `ahead` | differ, the device is lost | disagree, but the teacher fairly sure | often true: train |
 | `near` | nearly agree | nobody to ask | mostly true: train, with less trust |
 | `disputed` | differ | disagree | a person should listen |
 | `alone` | differ | nobody to ask, but the teacher is sure | often true: train, after all others |

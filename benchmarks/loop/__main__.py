@@ -17,6 +17,7 @@ import argparse
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.loop import report
@@ -26,6 +27,7 @@ from benchmarks.loop.view import View
 from benchmarks.loop.world import BUNDLE, Pace, World, served
 from edge_runtime.bundle import Bundle
 from edge_runtime.errors import EdgeError
+from edge_runtime.manifest import Utterance, read_manifest
 from tests.broker import Broker
 
 OWN_PACE = "default: the scenario's own"
@@ -83,8 +85,11 @@ def main() -> int:
     for name in ("drift_play", "minutes", "steps", "rounds"):
         if getattr(args, name) is None:
             setattr(args, name, getattr(scenario, name))
-    if args.speech is not None and not scenario.real:
-        parser.error("--speech goes with --scenario readers")
+    if args.speech is not None:
+        if not scenario.real:
+            parser.error("--speech goes with --scenario readers")
+        name = args.speech.stem
+        scenario = replace(scenario, name=f"{scenario.name}-{name}", what=f"people of {name}")
     bundle = args.bundle.resolve()
     beside = (bundle.with_name(f"{bundle.name}.{kind}") for kind in ("safetensors", "tokenizer"))
     if missing := [str(path) for path in (bundle, *beside) if not path.exists()]:
@@ -93,12 +98,18 @@ def main() -> int:
         family = Bundle.open(bundle).manifest.name
     except EdgeError as error:
         parser.error(f"--bundle: {error}")
+    people: list[Utterance] = []
+    if args.speech is not None:
+        try:
+            people = read_manifest(args.speech)
+        except EdgeError as error:
+            parser.error(f"--speech: {error}")
     out = args.out.resolve()
     speech = Speech(out / "sets", scenario)
     print(f"speech, in {speech.folder} ...", flush=True)
     try:
         speech.make(Counts(**{n: getattr(args, n) for n in Counts.__dataclass_fields__}),
-                    args.speech)  # fmt: skip
+                    people)  # fmt: skip
     except FileNotFoundError as error:
         parser.error(str(error))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # not without ending what was begun

@@ -108,8 +108,8 @@ class Speech:
         """A minute in which nobody speaks, as a manifest."""
         return self.folder / "shared" / "noise" / "manifest.jsonl"
 
-    def make(self, counts: Counts, manifest: Path | None = None) -> None:
-        """What is not there yet. `manifest`: real speech for `readers`, in place of the prompts."""
+    def make(self, counts: Counts, people: Sequence[Utterance] = ()) -> None:
+        """What is not there yet. `people`: real speech for `readers`, in place of the prompts."""
         general = sentences.examples()
         for place, name in enumerate((*SHARED, *OWN)):
             count = counts.of(name, {"known-play": 3, "drift-play": 2}.get(name, 1))
@@ -129,7 +129,7 @@ class Speech:
                 lines = [self._in_the_kitchen(name, number, u) for number, u in enumerate(lines)]
             self._write(name, lines)
         if self.scenario.real:
-            self._deal([*read_manifest(manifest)] if manifest else self._prompts())
+            self._deal([*people] or self._prompts())
         self._nobody_speaks()
 
     def _is_made(self, name: str, count: int) -> bool:

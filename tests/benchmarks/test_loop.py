@@ -290,3 +290,16 @@ def test_what_a_step_began_ends_with_the_loop(tmp_path: Path) -> None:
         finally:
             supervisor.kill()  # and its command with it
     assert json.loads((folder / "exit-1.json").read_text())["code"] == -signal.SIGKILL
+
+
+def test_people_who_cannot_be_read_are_refused_before_anything_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    speech = ["--speech", "people.jsonl", "--out", "x"]
+    for scenario, words in (("readers", "people.jsonl"), ("voice", "--scenario readers")):
+        monkeypatch.setattr("sys.argv", ["loop", "--scenario", scenario, *speech])
+        with pytest.raises(SystemExit, match="2"):
+            main()
+        assert words in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()

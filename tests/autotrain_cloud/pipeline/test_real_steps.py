@@ -105,7 +105,7 @@ def test_a_killed_trainer_and_controller_later_a_better_bundle_is_published(tmp_
     best = next(point for point in chosen["points"] if point["alpha"] == chosen["alpha"])
     assert best["gain"] > 0.1
     repository = Repository(tmp_path / "repo", KeyRing.load(tmp_path / "keys"))
-    assert any("0.6.0 (release 6)" in line for line in repository.status())
+    assert any("0.7.0 (release 7)" in line for line in repository.status())
     controller.close()
 
 
