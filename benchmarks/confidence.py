@@ -1,6 +1,6 @@
 """Confidence: do the numbers beside the words say how likely they are to be right?
 
-The words of the finals of each file (320 ms, with endpointing; greedy, and by a beam of 8 with the
+The words of the finals of each file (320 ms, with endpointing; greedy, and by a beam of 24 with the
 bundle's language model) are aligned with the reference; a word is right where it is aligned with
 itself. Insertions are wrong words; deletions have no word and no confidence. AUROC: the chance that
 a right word is more confident than a wrong one. AUC-NT: average precision of finding the wrong

@@ -57,7 +57,7 @@ class RecognizerSettings:
     lm: Path | None = None  # word language model for the beam search, ARPA or KenLM
     lm_weight: float = 0.5  # of that language model
     hotwords: tuple[str, ...] = ()  # phrases to favour, PHRASE or PHRASE:BOOST; need a beam
-    alternatives: int = 0  # other readings that a segment carries; need a beam
+    alternatives: int = 0  # other readings that a segment carries; need a beam, which errs more then
     language: str = ""  # of the speech, BCP 47, for the cloud
 
     def __post_init__(self) -> None:
@@ -65,7 +65,7 @@ class RecognizerSettings:
         _within("recognizer", "beam", self.beam, 0, 1024)
         _within("recognizer", "alternatives", self.alternatives, 0, 50)
         if not self.beam and (self.lm or self.hotwords or self.alternatives):
-            raise ConfigError("recognizer: lm, hotwords and alternatives need a beam, such as 8")
+            raise ConfigError("recognizer: lm, hotwords and alternatives need a beam, such as 24")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
