@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.loop import report
-from benchmarks.loop.speech import SCENARIOS, Counts, Speech
+from benchmarks.loop.speech import PEOPLE, SCENARIOS, Counts, Speech
 from benchmarks.loop.story import Story
 from benchmarks.loop.view import View
 from benchmarks.loop.world import BUNDLE, Pace, World, served
@@ -56,6 +56,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"of training; in the second the student's own words are learnt ({OWN_PACE})",
     )  # fmt: skip
     parser.add_argument(
+        "--replay-share", type=float, metavar="X",
+        help=f"of known speech in what is trained on ({OWN_PACE})",
+    )  # fmt: skip
+    parser.add_argument(
         "--drift-play", type=int, metavar="N", help=f"utterances of each device ({OWN_PACE})"
     )
     parser.add_argument(
@@ -82,14 +86,16 @@ def main() -> int:
     configure(parser)
     args = parser.parse_args()
     scenario = SCENARIOS[args.scenario]
-    for name in ("drift_play", "minutes", "steps", "rounds"):
-        if getattr(args, name) is None:
-            setattr(args, name, getattr(scenario, name))
     if args.speech is not None:
         if not scenario.real:
             parser.error("--speech goes with --scenario readers")
         name = args.speech.stem
-        scenario = replace(scenario, name=f"{scenario.name}-{name}", what=f"people of {name}")
+        scenario = replace(
+            scenario, name=f"{scenario.name}-{name}", what=f"people of {name}", **PEOPLE
+        )
+    for name in ("drift_play", "minutes", "steps", "rounds", "replay_share"):
+        if getattr(args, name) is None:
+            setattr(args, name, getattr(scenario, name))
     bundle = args.bundle.resolve()
     beside = (bundle.with_name(f"{bundle.name}.{kind}") for kind in ("safetensors", "tokenizer"))
     if missing := [str(path) for path in (bundle, *beside) if not path.exists()]:
@@ -113,7 +119,7 @@ def main() -> int:
     except FileNotFoundError as error:
         parser.error(str(error))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # not without ending what was begun
-    pace = Pace(args.speed, args.steps, args.minutes, args.rounds)
+    pace = Pace(args.speed, args.steps, args.minutes, args.rounds, args.replay_share)
     world = World(out / scenario.name, speech, pace, bundle)
     world.clear()
     releases = ("release", "--repo", world.out / "repository", "--keys", world.out / "keys")

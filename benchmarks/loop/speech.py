@@ -55,7 +55,11 @@ class Scenario:
     minutes: float = 12.0  # of new speech that start a retraining
     steps: int = 300  # of training …
     rounds: int = 1  # … in each of these
+    replay_share: float = 0.5  # of what is trained on
 
+
+# Several people, of whose words a teacher gets a third wrong: more of them, and more that is known.
+PEOPLE = {"minutes": 20.0, "steps": 2000, "replay_share": 0.8}
 
 SCENARIOS = {
     one.name: one

@@ -50,6 +50,7 @@ class Pace:
     steps: int  # of training
     minutes: float  # of new speech that start a retraining
     rounds: int  # of training, in a retraining
+    replay_share: float = 0.5  # of what is trained on
 
 
 @dataclass
@@ -174,7 +175,7 @@ select_settings = "{out}/select.toml"
 gate_settings = "{out}/gate.toml"
 [settings]
 tolerance = 0.01
-train_set = ["optim.steps={self.pace.steps}"]
+train_set = ["optim.steps={self.pace.steps}", "data.replay_share={self.pace.replay_share}"]
 threads = 1
 targets = "dynamic"
 chunks = 500

@@ -86,7 +86,10 @@ def add_decoding_options(parser: argparse.ArgumentParser, *, several_chunks: boo
         "--hotwords", metavar="FILE", help="file of such phrases, one a line; # starts a comment"
     )
     group.add_argument(
-        "--nbest", type=positive, metavar="N", help="list N readings of each final; the search errs more then (default: 1)"
+        "--nbest",
+        type=positive,
+        metavar="N",
+        help="list N readings of each final; the search errs more then (default: 1)",
     )
     group.add_argument(
         "--no-endpoint", action="store_true", help="one final per stream: do not cut at pauses"
