@@ -174,6 +174,7 @@ def judge(
     kind = triage(
         to_device, to_second, settings.triage,
         confidence=teacher.confidence, device_confidence=segment.confidence,
+        words=len(text.split()),
     )  # fmt: skip
     decision, reasons = decide(kind, failed(outcomes))
     label = Label(

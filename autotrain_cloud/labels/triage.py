@@ -44,6 +44,7 @@ class TriageSettings:
     alone_confidence: float = 1.0  # instead: of the teacher, to be believed alone; 1: never
     ahead_confidence: float = 1.0  # of the teacher, to be believed against the second; 1: never …
     lost_confidence: float = 0.4  # … and of the device, not to be: below this
+    ahead_words: int = 8  # at least: how sure a teacher is of a few words says little
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_easy <= self.max_near <= 1 or not 0 <= self.max_teachers <= 1:
@@ -54,6 +55,8 @@ class TriageSettings:
         ):  # fmt: skip
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is 0 to 1")
+        if self.ahead_words < 1:
+            raise ConfigError("ahead_words is 1 or more")
 
 
 def triage(
@@ -63,9 +66,10 @@ def triage(
     *,
     confidence: float = 0.0,
     device_confidence: float = 1.0,
+    words: int = 0,
 ) -> str:
-    """One of KINDS, from distances of plain texts and the mean confidences of teacher and device;
-    None: there was no second teacher.
+    """One of KINDS, from distances of plain texts (None: there was no second teacher), the mean
+    confidences of teacher and device, and how many words the teacher heard.
     """
     if teacher_device <= settings.max_easy:
         return "easy"
@@ -78,4 +82,5 @@ def triage(
     if teacher_second <= settings.max_sure and confidence > settings.sure_confidence:
         return "sure"
     is_lost = device_confidence < settings.lost_confidence
-    return "ahead" if is_lost and confidence > settings.ahead_confidence else "disputed"
+    is_ahead = confidence > settings.ahead_confidence and words >= settings.ahead_words
+    return "ahead" if is_lost and is_ahead else "disputed"

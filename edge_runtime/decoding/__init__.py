@@ -67,7 +67,7 @@ class BeamConfig:
     word_bonus: float = 1.0  # nats per word; only with a language model
     unknown_logprob: float = -20.0  # nats, instead of the model's own score of unknown words …
     letter_logprob: float = 0.0  # … and for each of their letters
-    recombine: bool = True  # drop what can never become the best; not with nbest > 1
+    recombine: bool = True  # of hypotheses with one future keep the best; not with nbest > 1
 
     def __post_init__(self) -> None:
         if self.beam < 1 or self.top_k < 1 or self.nbest < 1:

@@ -155,16 +155,24 @@ def test_a_teacher_may_be_believed_alone_by_how_sure_it_is_and_by_nothing_else()
 
 
 def test_a_teacher_is_believed_against_another_only_where_the_device_is_lost() -> None:
-    settings = TriageSettings(ahead_confidence=0.5, lost_confidence=0.4)
-    assert triage(0.9, 0.6, settings, confidence=0.6, device_confidence=0.3) == "ahead"
-    assert triage(0.9, 0.6, settings, confidence=0.6, device_confidence=0.4) == "disputed"
-    assert triage(0.9, 0.6, settings, confidence=0.5, device_confidence=0.3) == "disputed"
-    assert triage(0.9, 0.05, settings, confidence=0.6, device_confidence=0.3) == "gold"
-    assert triage(0.0, 0.6, settings, confidence=0.6, device_confidence=0.3) == "easy"
-    assert triage(0.9, None, settings, confidence=0.6, device_confidence=0.3) == "lone"
-    assert triage(0.9, 0.6, TriageSettings(), confidence=1.0, device_confidence=0.0) == "disputed"
+    settings = TriageSettings(ahead_confidence=0.5, lost_confidence=0.4, ahead_words=8)
+
+    def kind(
+        second: float | None = 0.6, *, device: float = 0.9, settings: TriageSettings = settings,
+        teacher: float = 0.6, lost: float = 0.3, words: int = 8,
+    ) -> str:  # fmt: skip
+        return triage(
+            device, second, settings, confidence=teacher, device_confidence=lost, words=words
+        )
+
+    assert kind() == "ahead"
+    assert kind(lost=0.4) == kind(teacher=0.5) == kind(words=7) == "disputed"
+    assert kind(0.05) == "gold" and kind(device=0.0) == "easy" and kind(None) == "lone"
+    assert kind(settings=TriageSettings(), teacher=1.0, lost=0.0) == "disputed"
     with pytest.raises(ConfigError, match="lost_confidence"):
         TriageSettings(lost_confidence=1.5)
+    with pytest.raises(ConfigError, match="ahead_words"):
+        TriageSettings(ahead_words=0)
 
 
 def test_settings_that_nothing_could_pass_are_an_error() -> None:
