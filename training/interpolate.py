@@ -26,6 +26,7 @@ from training.tokenizer import Tokenizer
 
 CHUNK = 8  # tokens of 40 ms: the 320 ms that devices run by default
 _FLOOR = 1e-3  # below this error rate, differences are too few words to divide by it
+_HARDER = 1.1  # times as many errors: from here on noise is something to be learnt
 _MANY_WORDS = 300  # a target of fewer weighs less: a word more or less is too much of its rate
 
 Rates: TypeAlias = Mapping[str, float]  # store -> word error rate
@@ -58,6 +59,26 @@ def under_noise(store: FeatureStore, noise: Sequence[NDArray[np.floating]]) -> F
     config = FeatureAugmentConfig(field=1.0, field_snr_db=(0.0, 0.0)).scaled(0.0)
     augment, rng = FeatureAugmenter(config, noise), np.random.default_rng(0)
     return store.altered([augment(features, rng) for features, _ in store])
+
+
+def hard_under_noise(
+    old: Encoder,
+    stores: Mapping[str, FeatureStore],
+    noise: Sequence[NDArray[np.floating]],
+    tokenizer: Tokenizer,
+) -> dict[str, FeatureStore]:
+    """Those that the old model understands worse under the noise, and under it, as NAME "in noise".
+
+    Noise that it hears through is nothing to learn: as a target it would only say that nothing was.
+    """
+    found = {}
+    for name, store in stores.items():
+        noisy = under_noise(store, noise)
+        rates = (word_error_rate(old, one, tokenizer) for one in (store, noisy))
+        clean, heard = (max(rate, _FLOOR) for rate in rates)
+        if heard > _HARDER * clean:
+            found[f"{name} in noise"] = noisy
+    return found
 
 
 def word_error_rate(encoder: Encoder, store: FeatureStore, tokenizer: Tokenizer) -> float:

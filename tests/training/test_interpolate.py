@@ -24,6 +24,7 @@ from training.interpolate import (
     CHUNK,
     Point,
     choose,
+    hard_under_noise,
     interpolate,
     under_noise,
     walk,
@@ -158,6 +159,15 @@ def test_what_guards_say_in_the_noise_of_a_fleet_is_a_target_too(
     assert run(verb, *common, "--noise", tmp_path / "none") == 0
     without = json.loads(capsys.readouterr().out)["points"][0]["target"]
     assert set(with_noise) - set(without) == {f"{work / 'old'} in noise"}
+
+
+def test_noise_that_the_old_model_hears_through_is_no_target(work: Path) -> None:
+    guards = {"old": FeatureStore.open(work / "old")}
+    tokenizer, old = Tokenizer.load(work / "tokenizer"), load(work / "old.safetensors")
+    loud = [frames for frames, _ in FeatureStore.open(work / "sounds")]
+    faint = [np.full_like(frames, -40) for frames in loud]
+    assert set(hard_under_noise(old, guards, loud, tokenizer)) == {"old in noise"}
+    assert hard_under_noise(old, guards, faint, tokenizer) == {}
 
 
 def test_the_verb_writes_the_mixture_it_chose(

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
     from edge_runtime.errors import ConfigError
     from training import checkpoint
-    from training.interpolate import Point, choose, interpolate, under_noise, walk
+    from training.interpolate import Point, choose, hard_under_noise, interpolate, walk
     from training.store import FeatureStore
     from training.tokenizer import Tokenizer
     from training.train import latest
@@ -68,14 +68,14 @@ def run(args: argparse.Namespace) -> int:
         rates = ", ".join(f"{Path(name).name} {rate:.2%}" for name, rate in shown.items())
         sys.stderr.write(f"alpha {point.alpha:g}: WER {rates}\n")
 
+    tokenizer = Tokenizer.load(args.tokenizer)
     target = {str(path): FeatureStore.open(path) for path in args.target}
     guard = {str(path): FeatureStore.open(path) for path in args.guard}
     if noise := [clip for path in args.noise for clip, _ in FeatureStore.open(path)]:
-        target |= {f"{name} in noise": under_noise(store, noise) for name, store in guard.items()}
+        target |= hard_under_noise(before, guard, noise, tokenizer)
     points = walk(
-        before, after, alphas, target=target, guard=guard,
-        tokenizer=Tokenizer.load(args.tokenizer), progress=progress,
-    )  # fmt: skip
+        before, after, alphas, target=target, guard=guard, tokenizer=tokenizer, progress=progress
+    )
     best = choose(points, tolerance=args.tolerance)
     if best.alpha == 0:
         if any(point.worst_loss(points[0]) <= args.tolerance for point in points[1:]):
