@@ -110,6 +110,10 @@ def main() -> int:
             people = read_manifest(args.speech)
         except EdgeError as error:
             parser.error(f"--speech: {error}")
+        if not people:
+            parser.error(f"--speech: {args.speech}: holds no utterance")
+    if not 0 <= args.replay_share < 1:
+        parser.error("--replay-share: from 0 to below 1")
     out = args.out.resolve()
     speech = Speech(out / "sets", scenario)
     print(f"speech, in {speech.folder} ...", flush=True)

@@ -295,10 +295,17 @@ def test_what_a_step_began_ends_with_the_loop(tmp_path: Path) -> None:
 def test_people_who_cannot_be_read_are_refused_before_anything_begins(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    samples = Path("samples/manifest.jsonl").absolute()
     monkeypatch.chdir(tmp_path)
     speech = ["--speech", "people.jsonl", "--out", "x"]
-    for scenario, words in (("readers", "people.jsonl"), ("voice", "--scenario readers")):
-        monkeypatch.setattr("sys.argv", ["loop", "--scenario", scenario, *speech])
+    Path("empty.jsonl").touch()
+    for scenario, more, words in (
+        ("readers", (), "people.jsonl: cannot read"),
+        ("readers", ("--speech", "empty.jsonl"), "empty.jsonl: holds no utterance"),
+        ("readers", ("--speech", str(samples), "--replay-share", "1"), "--replay-share"),
+        ("voice", (), "--scenario readers"),
+    ):
+        monkeypatch.setattr("sys.argv", ["loop", "--scenario", scenario, *speech, *more])
         with pytest.raises(SystemExit, match="2"):
             main()
         assert words in capsys.readouterr().err
