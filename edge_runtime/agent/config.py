@@ -57,9 +57,7 @@ class RecognizerSettings:
     lm: Path | None = None  # word language model for the beam search, ARPA or KenLM
     lm_weight: float = 0.5  # of that language model
     hotwords: tuple[str, ...] = ()  # phrases to favour, PHRASE or PHRASE:BOOST; need a beam
-    alternatives: int = (
-        0  # other readings that a segment carries; need a beam, which errs more then
-    )
+    alternatives: int = 0  # other readings that a segment carries; need a beam, and cost accuracy
     language: str = ""  # of the speech, BCP 47, for the cloud
 
     def __post_init__(self) -> None:
