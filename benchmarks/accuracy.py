@@ -27,6 +27,7 @@ import numpy as np
 from benchmarks import measure
 from benchmarks.measure import Samples, Table
 from edge_runtime.bundle import Bundle
+from edge_runtime.commands.options import DEFAULT_BEAM
 
 if TYPE_CHECKING:
     from edge_runtime.manifest import Utterance
@@ -39,7 +40,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     measure.add_manifest_option(parser, default="default: the sample clips")
     measure.add_checkpoint_option(parser)
     parser.add_argument("--limit", type=int, help="only the first N utterances of each set")
-    parser.add_argument("--beam", type=int, default=24, help="hypotheses, 0 for none (default: 24)")
+    parser.add_argument(
+        "--beam", type=int, default=DEFAULT_BEAM,
+        help=f"hypotheses, 0 for none (default: {DEFAULT_BEAM})",
+    )  # fmt: skip
     parser.add_argument(
         "--pocketsphinx",
         nargs="*",

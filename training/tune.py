@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.audio import open_audio
 from edge_runtime.bundle import Bundle
+from edge_runtime.commands.options import DEFAULT_BEAM
 from edge_runtime.decoding import BeamConfig, decoder_factory
 from edge_runtime.engine import Engine
 from edge_runtime.features import open_frontend
@@ -101,7 +102,7 @@ def tune(
     manifests: Mapping[str, Sequence[Utterance]],
     *,
     lm: Path | None = None,
-    beam: int = 24,
+    beam: int = DEFAULT_BEAM,
     progress: Callable[[Weights, float], object] = lambda weights, rate: None,
 ) -> tuple[Weights, dict[Weights, float]]:
     """Weights with the least mean of the sets' word error rates, so that each set counts alike."""

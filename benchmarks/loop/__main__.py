@@ -86,9 +86,16 @@ def main() -> int:
     configure(parser)
     args = parser.parse_args()
     scenario = SCENARIOS[args.scenario]
+    people: list[Utterance] = []
     if args.speech is not None:
         if not scenario.real:
             parser.error("--speech goes with --scenario readers")
+        try:
+            people = read_manifest(args.speech)
+        except EdgeError as error:
+            parser.error(f"--speech: {error}")
+        if not people:
+            parser.error(f"--speech: {args.speech}: holds no utterance")
         name = args.speech.stem
         scenario = replace(
             scenario, name=f"{scenario.name}-{name}", what=f"people of {name}", **PEOPLE
@@ -104,14 +111,6 @@ def main() -> int:
         family = Bundle.open(bundle).manifest.name
     except EdgeError as error:
         parser.error(f"--bundle: {error}")
-    people: list[Utterance] = []
-    if args.speech is not None:
-        try:
-            people = read_manifest(args.speech)
-        except EdgeError as error:
-            parser.error(f"--speech: {error}")
-        if not people:
-            parser.error(f"--speech: {args.speech}: holds no utterance")
     if not 0 <= args.replay_share < 1:
         parser.error("--replay-share: from 0 to below 1")
     out = args.out.resolve()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 BUNDLE_VARIABLE = "VITCONFORMER_BUNDLE"
 DEFAULT_BUNDLE = "en-demo"
-DEFAULT_BEAM = 24
+DEFAULT_BEAM = 24  # as BeamConfig has it, which costs numpy to ask
 MAX_THREADS = 256
 
 

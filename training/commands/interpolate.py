@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--noise", nargs="+", default=[], type=Path, metavar="STORE",
-        help="clips without text: what the guards say is to be understood over them as well",
+        help="clips without text: where they hurt, the guards are to be understood over them",
     )  # fmt: skip
     parser.add_argument(
         "--alphas", default="0.2,0.3,0.4,0.5,0.6,0.7,1",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from edge_runtime.commands.options import DEFAULT_BEAM
+
 NAME = "tune"
 HELP = "find the weights of a language model on development data"
 
@@ -17,7 +19,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="JSONL of utterances that the model was not trained on; each file counts alike",
     )  # fmt: skip
     parser.add_argument("--limit", type=int, help="only the first N utterances of each manifest")
-    parser.add_argument("--beam", type=int, default=24, help="hypotheses [24]")
+    parser.add_argument(
+        "--beam", type=int, default=DEFAULT_BEAM, help=f"hypotheses [{DEFAULT_BEAM}]"
+    )
     parser.add_argument("--out", required=True, type=Path, help="JSON file of weights to write")
 
 

@@ -156,7 +156,7 @@ LETTERS = Vocabulary.from_pieces(["▁a", "▁b", "a", "b", BLANK])
 
 
 def _best_of(config: BeamConfig, logprobs: NDArray[np.float32]) -> tuple[Candidate, int]:
-    """The best text, and how many others the beam has beside it."""
+    """The best text, and how many the beam has."""
     decoder = _decoder(config, LETTERS)
     decoder.advance(logprobs)
     found = decoder.nbest(1 << 30)
